@@ -1,0 +1,210 @@
+"""The configuration: a tree of frozen dataclasses. YAML only serialises it (see configfile.py).
+
+The text under a field documents it. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Method = Literal["auxsegnet", "auxsegnet+"]
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Augmentation of training samples."""
+
+    size: int = 321
+    """Side of the square training crop, in pixels."""
+    scale_min: float = 0.7
+    scale_max: float = 1.3
+    """Images are resized by s ~ U(scale_min, scale_max) before the crop."""
+    scale_per: Literal["batch", "sample"] = "batch"
+    """One s for the whole global batch, as published, or one for each sample."""
+    flip_probability: float = 0.5
+    pad_label: Literal[0, 255] = 0
+    """Label of the padding of short sides: 0 background, as published, or 255 ignored by both dense losses."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the image shards are and how they are read."""
+
+    train: str = ""
+    """Folder of image shards to learn from (its index.json is read)."""
+    val: str | None = None
+    """Folder of image shards with ground truth, to measure on; none: no validation."""
+    measure_labels: bool = True
+    """Measure pseudo labels against the training shards' ground truth, where they have any."""
+    skip_unlabelled: bool = False
+    """Leave out training images without any class."""
+    shuffle_shards: int = 16
+    """Samples are shuffled within windows of so many (shuffled) shards."""
+    workers: int = 2
+    """Reader processes of each rank; 0 reads in the training process itself."""
+    bad_sample_budget: int = 10
+    """Stop once more samples than this could not be read in a stage."""
+    crop: CropConfig = field(default_factory=CropConfig)
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Switches of the cross-task affinity; their defaults follow model.method."""
+
+    unary: bool = False
+    """Learn the unary (query-independent) affinity as well."""
+    whiten: bool = False
+    """Subtract the spatial mean of theta and phi before their product."""
+    unary_pred: Literal["off", "gated", "add"] = "off"
+    """Add the unary term to the refined predictions: not, with a learned gate, or fully."""
+    renormalise_rows: bool = False
+    """Make the rows of the cross-task affinity sum to 1."""
+    row_block: int = 0
+    """Rows of the affinity held in memory at once when no gradient is needed; 0: chosen by size."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    method: Method = "auxsegnet+"
+    """auxsegnet is the ICCV 2021 network; auxsegnet+ adds the dual affinity. Sets the affinity defaults."""
+    num_classes: int = 20
+    """Foreground classes; checked against the shards at submission."""
+    backbone: Literal["resnet38", "small"] = "resnet38"
+    small_width: int = 32
+    """Channels of the first stage of the small backbone."""
+    branch_channels: int = 128
+    """Channels of the segmentation and the saliency branch."""
+    weights: str | None = None
+    """Weights to start from, a .safetensors or .pth file with official names; none: random."""
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """SGD with polynomial decay: lr_t = lr_0 (1 - t / total)^power."""
+
+    learning_rate: float = 7e-4
+    """Of the backbone and the affinity mixers; the heads take head_factor times as much."""
+    head_factor: float = 10.0
+    power: float = 0.9
+    momentum: float = 1e-5
+    """The published optimiser passes its weight decay as momentum: 1e-5 is what really ran."""
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Round -1: the image-level classifier that gives the first CAMs."""
+
+    weights: str | None = None
+    """A trained classifier (PSA's res38_cls.pth form, or a .safetensors); none: train one."""
+    epochs: int = 15
+    global_batch: int = 16
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(learning_rate=0.01, momentum=0.9)
+    )
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """How pseudo labels are made."""
+
+    cam_scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    """Image scales of the first CAMs."""
+    cam_flip: bool = True
+    """Add the mirrored image at each scale of the first CAMs."""
+    cam_threshold: float = 0.2
+    """A pixel belongs to an object where the strongest labelled CAM exceeds this."""
+    saliency_threshold: float = 0.06
+    """A pixel is salient where the saliency in [0, 1] exceeds this."""
+    saliency_crf: bool = False
+    """Refine the fused saliency by a dense CRF."""
+    bad_sample_budget: int = 10
+    """Stop once more images than this could not be read in one refresh."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training of the rounds."""
+
+    rounds: int = 4
+    """Trainings, each followed by a refresh of the labels."""
+    epochs: int = 15
+    """Epochs of each round."""
+    global_batch: int = 4
+    """Samples of one optimiser step over all ranks."""
+    micro_batch: int = 0
+    """Samples of one forward pass on a rank; less than its share accumulates gradients; 0: all."""
+    last_batch: Literal["pad", "drop"] = "drop"
+    """The short last batch of an epoch: fill it with rows of weight 0, or drop it, as published."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
+    """Checkpoints kept inside a round; the last one of each round always stays."""
+    log_every_steps: int = 20
+    log_keys: bool = False
+    """Write the sample keys of every step to the events (to compare data orders)."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """What each process may use."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_rank: int = 0
+    """CPU threads of each process; 0: cores of the node / processes on it. CPU results are bitwise
+    repeatable only for an equal number of threads."""
+    timeout_s: float = 1800.0
+    """A collective that waits longer than this ends the run."""
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """The SLURM job. Command line options of launch/slurm.py override it."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    """GPUs, and so processes, on each node; 0: a cluster without GPUs, see procs_per_node."""
+    procs_per_node: int = 1
+    """Processes on each node where gpus_per_node is 0."""
+    cpus_per_proc: int = 1
+    memory_gb_per_node: int = 0
+    """0: the cluster's default."""
+    partition: str | None = None
+    account: str | None = None
+    time_min: int = 1440
+    signal_delay_s: int = 90
+    """The job is told to save and leave so long before its time is up."""
+    max_restarts: int = 3
+    """So often a job that lost a process is queued again by itself."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job (module loads, environment variables)."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """Further #SBATCH options, by name."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+
+METHOD_AFFINITY: dict[Method, AffinityConfig] = {
+    "auxsegnet": AffinityConfig(),
+    "auxsegnet+": AffinityConfig(unary=True, whiten=True, unary_pred="gated"),
+}
+"""Affinity defaults of each method; what the configuration states itself goes first."""

@@ -1,0 +1,33 @@
+"""The exceptions that auxdist raises on purpose. Everything else is a bug."""
+
+
+class AuxdistError(Exception):
+    """Base of every error that a user can mend; its text says what, where, expected, do this."""
+
+
+class ConfigError(AuxdistError):
+    """A configuration that cannot be used. `problems` lists every fault found, not the first."""
+
+    def __init__(self, problems: list[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(AuxdistError):
+    """Images, shards or labels that are missing, damaged or not what they claim to be."""
+
+
+class CheckpointError(AuxdistError):
+    """A checkpoint or weight file that is damaged or does not fit the network."""
+
+
+class LaunchError(AuxdistError):
+    """A job that could not be submitted or started."""
+
+
+class Diverged(AuxdistError):
+    """A loss or gradient is no longer finite; no such state is ever saved."""
+
+
+class Stopped(AuxdistError):
+    """The run was asked to stop, saved its state and left in order; the same command goes on."""

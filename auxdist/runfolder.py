@@ -1,0 +1,111 @@
+"""RunFolder: the only place that knows file names inside a run, and how files get there whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of everything in a run. A submitted job carries only `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, as YAML."""
+        return self.root / "config.yaml"
+
+    @property
+    def incarnation(self) -> Path:
+        """How often the run was started; a process of an earlier start may not write any more."""
+        return self.root / "incarnation"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run stopped for good; such a job is not queued again."""
+        return self.root / "failure.json"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    @property
+    def launch(self) -> Path:
+        """What was submitted: sbatch text, job ids, SLURM logs."""
+        return self.root / "launch"
+
+    @property
+    def latest_labels(self) -> Path:
+        """A small file with the name of the newest finished label round."""
+        return self.root / "labels" / "latest"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Checkpoints of a stage ("classifier" or "round-NN")."""
+        return self.root / "checkpoints" / stage
+
+    def checkpoint(self, stage: str, step: int) -> Path:
+        """One checkpoint folder; it has a manifest.json when it is whole."""
+        return self.checkpoints(stage) / f"step-{step:07d}"
+
+    def labels(self, round: int) -> Path:
+        """Label shards of a round; they have a manifest.json when they are whole."""
+        return self.root / "labels" / f"round-{round:02d}"
+
+    def evaluation(self, name: str) -> Path:
+        """A finished measurement, e.g. "val-round-00" or "labels-round-00"."""
+        return self.root / "evaluation" / f"{name}.json"
+
+    def events(self, rank: int) -> Path:
+        """The event log of a rank, one JSON record a line."""
+        return self.root / "events" / f"rank-{rank:04d}.jsonl"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path`, fsynced, when the block ends without an error.
+
+    Readers see the old file or the whole new one. Two writers at once do not mix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file
+"""Force a folder's entries to disk (a folder is opened and synced like a file)."""

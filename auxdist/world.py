@@ -1,0 +1,126 @@
+"""The processes of a run as one value, and the few collectives that the project needs.
+
+The only importer of torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from auxdist.errors import LaunchError
+
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run. Made once by `join`, passed down."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: str = "cpu"
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes what all ranks share."""
+        return self.rank == 0
+
+    def all_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise sum of `values` over all ranks; every rank gets it."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank when `flag` is true on at least one."""
+        return bool(self.all_sum(torch.tensor([float(flag)])).item() > 0)
+
+    def from_main(self, value: int) -> int:
+        """The main rank's integer, on every rank."""
+        if self.size == 1:
+            return value
+        box = torch.tensor([value], dtype=torch.int64)
+        dist.broadcast(box, src=0)
+        return int(box.item())
+
+    def barrier(self) -> None:
+        """Return when every rank is here."""
+        self.all_sum(torch.zeros(1))
+
+    def ticket(self, queue: str) -> int:
+        """The next number (0, 1, 2, ...) of `queue`; no two ranks are given the same one.
+
+        Queues live in the run's rendezvous store, so they end with the processes: a name must
+        not be used twice within one process group.
+        """
+        if not dist.is_initialized():
+            _lone_queues[queue] = _lone_queues.get(queue, -1) + 1
+            return _lone_queues[queue]
+        store = dist.distributed_c10d._get_default_store()
+        return int(store.add(f"auxdist/{queue}", 1)) - 1
+
+
+_lone_queues: dict[str, int] = {}
+
+
+def join(device: str = "auto", timeout_s: float = 1800.0) -> World:
+    """Join the processes that the launcher started; alone where none did.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. CPU tensors travel by gloo,
+    CUDA tensors by NCCL.
+
+    Raises:
+        LaunchError: some of the variables are set and others are not.
+    """
+    present = [name for name in _ENVIRONMENT if name in os.environ]
+    if not present:
+        return World(device=_pick_device(device, 0))
+    if missing := sorted(set(_ENVIRONMENT) - set(present)):
+        raise LaunchError(
+            f"environment: {', '.join(present)} set but {', '.join(missing)} missing; start the "
+            "processes with launch/local.py, launch/slurm.py or torchrun, or unset all of them."
+        )
+    rank, size, local_rank = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    place = _pick_device(device, local_rank)
+    if place.startswith("cuda"):
+        torch.cuda.set_device(place)
+    backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
+    dist.init_process_group(
+        backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
+    )
+    return World(rank, size, local_rank, place)
+
+
+def leave() -> None:
+    """Leave the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str = "auto", timeout_s: float = 1800.0) -> Iterator[World]:
+    """`join` for the length of a with block.
+
+    After an error the group is left without waiting for the other ranks, which may be dead.
+    """
+    world = join(device, timeout_s)
+    yield world
+    leave()
+
+
+def _pick_device(wanted: str, local_rank: int) -> str:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise LaunchError("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if wanted == "cuda" else wanted
