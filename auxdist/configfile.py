@@ -1,7 +1,7 @@
 """Config <-> YAML: files, one level of `base:`, `--set key=value`; every problem has its place.
 
-The YAML is only composed to nodes, never constructed: the dataclass fields say what a scalar means.
-So `unary_pred: off` is the text "off" and `1e-3` is a number, whatever YAML 1.1 makes of them.
+The YAML is only composed to nodes, never constructed: the types of the dataclass fields say what a
+scalar means (see yamlvalue.py).
 """
 
 from __future__ import annotations
@@ -9,23 +9,17 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import math
-import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from auxdist.config import METHOD_AFFINITY, Config
 from auxdist.errors import ConfigError
-
-_TAG = "tag:yaml.org,2002:"
-_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?")
+from auxdist.yamlvalue import TAG, UnfitError, convert, is_null
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -60,11 +54,12 @@ def dump_config(config: Config) -> str:
     )
 
 
-def places(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, str]:
-    """Where each stated key comes from: {"train.rounds": "configs/demo.yaml:12", ...}."""
+def located(problems: Sequence[str], path: Path | str, overrides: Sequence[str] = ()) -> list[str]:
+    """The problems of `validate`, each with the file and line that states its key, if one does."""
     reader = _Reader()
     reader.config([*reader.file(Path(path)), *reader.overrides(overrides)])
-    return reader.places
+    places = {problem: reader.places.get(problem.split(" ", 1)[0]) for problem in problems}
+    return [f"{place}: {problem}" if place else problem for problem, place in places.items()]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -116,19 +111,22 @@ class _Reader:
         layer = self._compose(path)
         if layer is None:
             return []
-        base, own = _split_base(layer)
-        if base is None:
+        bases, own = _split_base(layer)
+        if not bases:
             return [own]
-        if not isinstance(base.node, ScalarNode) or base.node.tag != f"{_TAG}str":
+        base = bases[0]
+        if len(bases) > 1:
+            self.problems.append(f"{bases[1].where}: base is given twice; keep one of the two.")
+        if not isinstance(base.node, ScalarNode) or base.node.tag != f"{TAG}str":
             self._problem(base, "base", "the path of one YAML file, relative to this file")
             return [own]
         parent = self._compose(path.parent / base.node.value, base.where)
         if parent is None:
             return [own]
-        grandparent, parent = _split_base(parent)
-        if grandparent is not None:
+        grandparents, parent = _split_base(parent)
+        if grandparents:
             self.problems.append(
-                f"{grandparent.where}: base: this file is itself the base of {path}, and a "
+                f"{grandparents[0].where}: base: this file is itself the base of {path}, and a "
                 "base may not have a base; move the keys of one into the other."
             )
         return [parent, own]
@@ -199,7 +197,7 @@ class _Reader:
 
     def _entries(self, layer: _Layer, key: str) -> Iterator[tuple[str, _Layer]]:
         """Keys and values of a mapping, placed at their keys; an empty section states nothing."""
-        if _is_null(layer.node):
+        if is_null(layer.node):
             return
         if not isinstance(layer.node, MappingNode):
             self._problem(layer, key, "a section with keys of its own")
@@ -225,8 +223,8 @@ class _Reader:
         if get_origin(hint) is dict:
             return self._texts(layers, key)
         try:
-            return _convert(hint, last.node)
-        except _UnfitError as error:
+            return convert(hint, last.node)
+        except UnfitError as error:
             self._problem(last.at(error.node), key, error.expected)
             return default
 
@@ -236,8 +234,8 @@ class _Reader:
         for layer in layers:
             for name, value in self._entries(layer, key):
                 try:
-                    found[name] = _convert(str, value.node)
-                except _UnfitError as error:
+                    found[name] = convert(str, value.node)
+                except UnfitError as error:
                     self._problem(value, f"{key}.{name}", error.expected)
         return found
 
@@ -249,30 +247,27 @@ class _Reader:
     def _unknown(self, where: str, prefix: str, key: str, valid: list[str]) -> None:
         everywhere = list(_dotted(Config))
         near = difflib.get_close_matches(key, valid, 1)
-        near = near or [name for name in everywhere if name.rsplit(".", 1)[-1] == key]
-        near = near or difflib.get_close_matches(prefix + key, everywhere, 1, cutoff=0.75)
+        if not near:
+            leaves = difflib.get_close_matches(key, [_leaf(name) for name in everywhere], 1, 0.8)
+            near = [name for name in everywhere if _leaf(name) in leaves]
         hint = f"did you mean {' or '.join(near)}?" if near else f"use one of: {', '.join(valid)}."
         self.problems.append(f"{where}: {prefix}{key} is not a key; {hint}")
 
 
-def _split_base(layer: _Layer) -> tuple[_Layer | None, _Layer]:
-    """The value of `base`, if there is one, and the layer without it."""
-    entries = layer.node.value
-    bases = [(value, name) for name, value in entries if name.value == "base"]
-    if not bases:
-        return None, layer
-    rest = [entry for entry in entries if entry[0] is not bases[-1][1]]
+def _split_base(layer: _Layer) -> tuple[list[_Layer], _Layer]:
+    """The values of `base` (none, one, or by mistake several), and the layer without them."""
     node = layer.node
-    own = MappingNode(node.tag, rest, node.start_mark, node.end_mark)
-    return layer.at(*bases[-1]), layer.at(own)
+    bases = [layer.at(value, key) for key, value in node.value if key.value == "base"]
+    rest = [(key, value) for key, value in node.value if key.value != "base"]
+    return bases, layer.at(MappingNode(node.tag, rest, node.start_mark, node.end_mark))
 
 
 def _nest(keys: list[str], node: Node | None) -> Node:
     """`a.b=value` as the mapping {a: {b: value}}, without line numbers."""
-    node = ScalarNode(f"{_TAG}null", "") if node is None else node
+    node = ScalarNode(f"{TAG}null", "") if node is None else node
     _forget_marks(node)
     for key in reversed(keys):
-        node = MappingNode(f"{_TAG}map", [(ScalarNode(f"{_TAG}str", key), node)])
+        node = MappingNode(f"{TAG}map", [(ScalarNode(f"{TAG}str", key), node)])
     return node
 
 
@@ -289,87 +284,6 @@ def _forget_marks(node: Node) -> None:
             _forget_marks(item)
 
 
-class _UnfitError(Exception):
-    """A node that is not what a field expects."""
-
-    def __init__(self, node: Node, expected: str) -> None:
-        super().__init__(expected)
-        self.node = node
-        self.expected = expected
-
-
-def _convert(hint: Any, node: Node) -> Any:
-    """The value of a node as the type `hint`; _UnfitError where it does not fit."""
-    if get_origin(hint) in (Union, types.UnionType):
-        if _is_null(node):
-            return None
-        return _convert(next(h for h in get_args(hint) if h is not type(None)), node)
-    if get_origin(hint) is tuple:
-        if not isinstance(node, SequenceNode):
-            raise _UnfitError(node, f"a list, such as {_EXAMPLES[get_args(hint)[0]]}")
-        return tuple(_convert(get_args(hint)[0], item) for item in node.value)
-    if not isinstance(node, ScalarNode) or not node.tag.startswith(_TAG):
-        raise _UnfitError(node, "one plain value")
-    if get_origin(hint) is Literal:
-        return _option(get_args(hint), node)
-    return _SCALARS[hint](node)
-
-
-_EXAMPLES = {float: "[0.5, 1.0]", str: "[one, two]", int: "[1, 2]"}
-
-
-def _option(options: tuple[Any, ...], node: ScalarNode) -> Any:
-    for option in options:
-        if node.value == str(option):
-            return option
-    names = [str(option) for option in options]
-    near = difflib.get_close_matches(node.value, names, 1)
-    expected = f"one of {', '.join(names)}"
-    raise _UnfitError(node, f"{near[0]} ({expected})" if near else expected)
-
-
-def _text(node: ScalarNode) -> str:
-    if _is_null(node):
-        raise _UnfitError(node, 'text; "" is the empty text')
-    return str(node.value)
-
-
-def _truth(node: ScalarNode) -> bool:
-    if node.tag != f"{_TAG}bool":
-        raise _UnfitError(node, "true or false")
-    return bool(yaml.SafeLoader.bool_values[node.value.lower()])
-
-
-def _whole(node: ScalarNode) -> int:
-    if not _is_bare(node) or not _WHOLE.fullmatch(node.value):
-        raise _UnfitError(node, "a whole number in digits, such as 4")
-    return int(node.value)
-
-
-def _number(node: ScalarNode) -> float:
-    text = node.value
-    fits = _is_bare(node) and _NUMBER.fullmatch(text) and any(c.isdigit() for c in text)
-    try:
-        value = float(text) if fits else math.nan
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise _UnfitError(node, "a finite number, such as 0.5 or 7e-4")
-    return value
-
-
-_SCALARS: dict[Any, Any] = {str: _text, bool: _truth, int: _whole, float: _number}
-
-
-def _is_bare(node: ScalarNode) -> bool:
-    """True for a scalar without quotes."""
-    return node.style is None
-
-
-def _is_null(node: Node) -> bool:
-    return bool(node.tag == f"{_TAG}null")
-
-
 def _shown(node: Node) -> str:
     if isinstance(node, ScalarNode):
         return json.dumps(node.value, ensure_ascii=False) if node.value else "empty"
@@ -381,6 +295,10 @@ def _not_yaml(source: str, error: Exception, numbered: bool = True) -> str:
     place = f"{source}:{mark.line + 1}" if mark and numbered else source
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
     return f"{place}: is not YAML ({reason}); mend it there or put the text in quotes."
+
+
+def _leaf(dotted: str) -> str:
+    return dotted.rsplit(".", 1)[-1]
 
 
 def _dotted(section: Any, prefix: str = "") -> Iterator[str]:
