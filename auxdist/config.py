@@ -24,7 +24,7 @@ class CropConfig:
     """One s for the whole global batch, as published, or one for each sample."""
     flip_probability: float = 0.5
     pad_label: Literal[0, 255] = 0
-    """Label of the padding of short sides: 0 background, as published, or 255 ignored by both dense losses."""
+    """Label of the padding of short sides: 0 background, as published, or 255: no dense loss sees it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class ModelConfig:
     """The network."""
 
     method: Method = "auxsegnet+"
-    """auxsegnet is the ICCV 2021 network; auxsegnet+ adds the dual affinity. Sets the affinity defaults."""
+    """auxsegnet is the ICCV 2021 network, auxsegnet+ adds the dual affinity. A configuration file
+    takes its affinity defaults from here (METHOD_AFFINITY); Python code states them itself."""
     num_classes: int = 20
     """Foreground classes; checked against the shards at submission."""
     backbone: Literal["resnet38", "small"] = "resnet38"
@@ -186,6 +187,16 @@ class LaunchConfig:
     """Shell lines before the job (module loads, environment variables)."""
     extra: dict[str, str] = field(default_factory=dict)
     """Further #SBATCH options, by name."""
+
+    @property
+    def procs_on_node(self) -> int:
+        """Processes on each node: one for each GPU, or procs_per_node."""
+        return self.gpus_per_node or self.procs_per_node
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the whole job."""
+        return self.nodes * self.procs_on_node
 
 
 @dataclass(frozen=True)
