@@ -45,7 +45,10 @@ def make_shards(
     extensions = ("sal.png",) * saliency + ("gt.png",) * ground_truth
     shards = []
     for shard, numbers in enumerate(np.array_split(np.arange(num_samples), num_shards)):
-    X
+        samples = (
+            _sample(int(n), draw_scene(int(n), num_classes, size, seed), extensions, palette)
+            for n in numbers
+        )
         shards.append(write_shard(root / f"img-{shard:06d}.tar", samples))
     index = Index(
         root=root,
