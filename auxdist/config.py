@@ -24,7 +24,7 @@ class CropConfig:
     """One s for the whole global batch, as published, or one for each sample."""
     flip_probability: float = 0.5
     pad_label: Literal[0, 255] = 0
-    """Label of the padding of short sides: 0 background, as published, or 255: no dense loss sees it."""
+    """Label of the padding of short sides: 0 background, as published, or 255 that no loss sees."""
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,8 @@ class _Reader:
         try:
             return convert(hint, last.node)
         except UnfitError as error:
-            self._problem(last.at(error.node), key, error.expected)
+            place = last if error.node is last.node else last.at(error.node)
+            self._problem(place, key, error.expected)
             return default
 
     def _texts(self, layers: list[_Layer], key: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
@@ -39,7 +39,7 @@ def convert(hint: Any, node: Node) -> Any:
     Raises:
         UnfitError: the node does not fit.
     """
-    if get_origin(hint) in (Union, types.UnionType):
+    if get_origin(hint) is types.UnionType:
         if is_null(node):
             return None
         return convert(next(h for h in get_args(hint) if h is not type(None)), node)
@@ -47,7 +47,7 @@ def convert(hint: Any, node: Node) -> Any:
         if not isinstance(node, SequenceNode):
             raise UnfitError(node, f"a list, such as {_EXAMPLES[get_args(hint)[0]]}")
         return tuple(convert(get_args(hint)[0], item) for item in node.value)
-    if not isinstance(node, ScalarNode) or not node.tag.startswith(TAG):
+    if not isinstance(node, ScalarNode) or node.tag.startswith((f"{TAG}python", "!")):
         raise UnfitError(node, "one plain value")
     if get_origin(hint) is Literal:
         return _option(get_args(hint), node)
