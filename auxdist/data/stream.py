@@ -1,0 +1,216 @@
+"""The training stream: plan + reader + augment, in worker processes.
+
+An item of the data set is this rank's whole batch of one step, so neither the number of workers nor
+a restart changes what comes out, and to resume is to start at another step.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from auxdist.config import DataConfig
+from auxdist.data.augment import Crop, augment, draw_batch_scale, draw_sample
+from auxdist.data.index import Index, Sample
+from auxdist.data.keys import noise_key
+from auxdist.data.plan import Plan, Rows
+from auxdist.data.reader import check_size, read_image
+from auxdist.errors import DataError
+from auxdist.records import IGNORE, Batch
+
+_BATCHES_AHEAD = 3
+_LOG = logging.getLogger(__name__)
+
+
+class LabelSource(Protocol):
+    """Pseudo labels by sample."""
+
+    def read(self, shard: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) uint8 segmentation and (H, W) uint8 saliency map of a sample.
+
+        Raises:
+            DataError: they are missing or damaged.
+        """
+        ...
+
+
+def batches(
+    index: Index,
+    plan: Plan,
+    data: DataConfig,
+    labels: LabelSource | None,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    first_step: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """This rank's batches of steps first_step .. plan.total_steps - 1.
+
+    A sample that cannot be read becomes a row of weight 0 and its key is in `quarantined`. Without
+    `labels` the dense labels are 255 everywhere. Closing the iterator ends its workers.
+
+    Raises:
+        DataError: a table of samples cannot be read, or a reader process died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Steps(index, plan, data, labels, rank, size),
+        batch_size=None,
+        sampler=range(first_step, plan.total_steps),
+        num_workers=data.workers,
+        prefetch_factor=_BATCHES_AHEAD if data.workers else None,
+        multiprocessing_context="fork" if data.workers else None,
+        worker_init_fn=_prepare_worker,
+        pin_memory=pin_memory,
+    )
+    iterator = _start(loader)
+    try:
+        while (item := _next(iterator)) is not None:
+            if isinstance(item, _Failure):
+                raise DataError(item.text)
+            yield item
+    finally:
+        del iterator  # ends the workers
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way from a worker; torch would wrap the text of an exception in its own."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Steps(Dataset[Any]):
+    """Maps a step to this rank's Batch."""
+
+    index: Index
+    plan: Plan
+    data: DataConfig
+    labels: LabelSource | None
+    rank: int
+    size: int
+
+    def __getitem__(self, step: int) -> Batch | _Failure:
+        try:
+            return self._batch(self.plan.rows(step).of_rank(self.rank, self.size))
+        except DataError as error:
+            return _Failure(str(error))
+
+    def _batch(self, rows: Rows) -> Batch:
+        plan, crop = self.plan, self.data.crop
+        scale = draw_batch_scale(plan.seed, plan.round, rows.epoch, rows.step, crop)
+        board = _Board(len(rows.shard), crop.size, len(self.index.classes))
+        for row, shard in enumerate(rows.shard.tolist()):
+            if shard < 0:
+                continue
+            sample = self._sample(shard, int(rows.sample[row]))
+            try:
+                content = self._crop(shard, sample, rows.epoch, scale)
+            except DataError as error:
+                _LOG.warning("left out a training sample: %s", error)
+                board.quarantine(row, sample.key)
+            else:
+                noise = noise_key(plan.seed, plan.round, rows.epoch, sample.key)
+                board.put(row, sample, content, noise)
+        return board.batch()
+
+    def _sample(self, shard: int, number: int) -> Sample:
+        samples = self.index.samples(shard)
+        if self.data.skip_unlabelled:
+            samples = tuple(sample for sample in samples if sample.classes)
+        return samples[number]
+
+    def _crop(self, shard: int, sample: Sample, epoch: int, batch_scale: float) -> Crop:
+        image = read_image(self.index, shard, sample)
+        labels = self.labels.read(shard, sample.key) if self.labels else None
+        for values in labels or ():
+            check_size(values, image.shape[:2], f"labels of {sample.key}")
+        plan, crop = self.plan, self.data.crop
+        draw = draw_sample(
+            plan.seed, plan.round, epoch, sample.key, crop=crop, batch_scale=batch_scale
+        )
+        return augment(image, labels, draw, crop)
+
+
+class _Board:
+    """A batch being filled; rows that nobody fills keep weight 0, zero extent and label 255."""
+
+    def __init__(self, rows: int, side: int, num_classes: int) -> None:
+        self._arrays = {
+            "image": np.zeros((rows, 3, side, side), np.uint8),
+            "extent": np.zeros((rows, 2), np.int64),
+            "classes": np.zeros((rows, num_classes), np.float32),
+            "segmentation": np.full((rows, side, side), IGNORE, np.uint8),
+            "saliency": np.full((rows, side, side), IGNORE, np.uint8),
+            "weight": np.zeros(rows, np.float32),
+            "noise": np.zeros(rows, np.int64),
+        }
+        self._keys = [""] * rows
+        self._quarantined: list[str] = []
+
+    def put(self, row: int, sample: Sample, content: Crop, noise: int) -> None:
+        """Fill a row."""
+        for name in ("image", "extent", "segmentation", "saliency"):
+            self._arrays[name][row] = getattr(content, name)
+        self._arrays["classes"][row, list(sample.classes)] = 1
+        self._arrays["weight"][row] = 1
+        self._arrays["noise"][row] = noise
+        self._keys[row] = sample.key
+
+    def quarantine(self, row: int, key: str) -> None:
+        """Leave a row empty because its sample cannot be read."""
+        self._keys[row] = key
+        self._quarantined.append(key)
+
+    def batch(self) -> Batch:
+        """What was put, as tensors."""
+        tensors = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+        return Batch(**tensors, keys=tuple(self._keys), quarantined=tuple(self._quarantined))
+
+
+def _prepare_worker(worker: int) -> None:
+    """Workers take no orders: SIGINT or SIGTERM to the job reaches them too, but only the training
+    process decides when to stop. They leave when it closes the stream or dies.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers, without torch's SIGCHLD handler.
+
+    That handler raises wherever the training process happens to be, such as amid a collective; a
+    dead worker is noticed by `_next` all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return iterator
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    """The next item, None at the end."""
+    try:
+        return next(iterator, None)
+    except (RuntimeError, OSError, EOFError) as error:
+        text = str(error)
+        is_bug = "Caught" in text  # raised inside a worker that lives, with its traceback
+        if is_bug:
+            raise
+        raise DataError(
+            f"a reader process died ({text}); the usual cause is too little memory or shared "
+            "memory (/dev/shm). Lower data.workers, or give the job more memory."
+        ) from error
