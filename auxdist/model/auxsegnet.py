@@ -1,0 +1,235 @@
+"""AuxSegNet (ICCV 2021) and what AuxSegNet+ adds to it (method.md 2.2, 2.3 and 4).
+
+Every switch of AffinityConfig is off in the ICCV network; a switch that is off leaves no trace: no
+parameter, no random number, no operation. Parameters are called as in published checkpoints, which
+is why the layers of both branches are attributes of the network itself.
+
+Shape legend: B samples, C foreground classes, N = h w positions, D branch channels, H W image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from auxdist.config import AffinityConfig
+from auxdist.errors import ConfigError
+from auxdist.model.backbone import Backbone
+from auxdist.model.dropout import KeyedDropout2d
+from auxdist.ops.affinity import CrossTaskAffinity, TaskAffinity, widen
+from auxdist.ops.affinity_rows import Keys, Mixer
+from auxdist.records import Outputs
+
+TASKS = ("seg", "sal")
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TaskOutputs:
+    """What one branch computes: its logits (B, K, h, w), A_t, and u_t (B, N) where it is on."""
+
+    logits: Tensor
+    affinity: TaskAffinity
+    unary: Tensor | None
+
+
+class AuxSegNet(nn.Module):
+    """Classification, saliency and segmentation on one backbone, tied by affinities.
+
+    Args:
+        backbone: see backbone.py
+        num_classes: C
+        branch_channels: D
+        affinity: what AuxSegNet+ adds
+
+    Raises:
+        ConfigError: a unary prediction is asked for without the unary affinity.
+    """
+
+    backbone: Backbone
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        branch_channels: int = 128,
+        affinity: AffinityConfig = AffinityConfig(),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__()
+        _check(affinity)
+        self.affinity = affinity
+        self.backbone = backbone
+        self.cls_dropout = KeyedDropout2d(0.5, "cls_dropout")
+        self.fc8 = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
+        nn.init.xavier_uniform_(self.fc8.weight)
+        for task, outputs in zip(TASKS, (num_classes + 1, 1), strict=True):
+            self._add_branch(task, branch_channels, outputs)
+        self.cross_att = _mixer()
+        if affinity.unary:
+            self._add_unary(branch_channels)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def prepare(self, image: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> normalised; 0 outside `extent` (B, 2), the height and width."""
+        normal = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        if extent is None:
+            return normal
+        rows = torch.arange(image.shape[2], device=image.device) < extent[:, :1]  # (B, H)
+        columns = torch.arange(image.shape[3], device=image.device) < extent[:, 1:]  # (B, W)
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], normal, 0)
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> Outputs:
+        """(B, 3, H, W) normalised image, (B,) int64 dropout keys -> Outputs."""
+        features = self.backbone(image, noise)
+        classes, cam = self._classify(features, noise)
+        seg, sal = (self._branch(task, features) for task in TASKS)
+        affinity = self._cross_affinity(seg, sal)
+        both = torch.cat([seg.logits, sal.logits], 1)
+        refined = affinity.apply(both)
+        if self.affinity.unary_pred != "off":
+            refined = refined + self._prior(seg, sal, both)
+        return Outputs(
+            classes=classes,
+            cam=cam,
+            saliency=sal.logits,
+            saliency_refined=refined[:, -1:],
+            segmentation=seg.logits,
+            segmentation_refined=refined[:, :-1],
+            affinity=affinity,
+        )
+
+    def classify(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Only the classifier: logits (B, C) and raw CAMs (B, C, h, w)."""
+        return self._classify(self.backbone(image, noise), noise)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters: "backbone", with what mixes the tasks, and the faster "heads"."""
+        slow = ("cross_att", "cross_unary", "gamma")
+        own = [(n, p) for n, p in self.named_parameters() if not n.startswith("backbone.")]
+        return {
+            "backbone": [
+                *self.backbone.trainable_parameters(),
+                *(p for n, p in own if n.startswith(slow)),
+            ],
+            "heads": [p for n, p in own if not n.startswith(slow)],
+        }
+
+    def _add_branch(self, task: str, channels: int, outputs: int) -> None:
+        inputs = self.fc8.in_channels
+        convs = (
+            nn.Conv2d(inputs, channels, 3, padding=6, dilation=6),
+            nn.Conv2d(channels, channels, 3, padding=12, dilation=12),
+            nn.Conv2d(channels, channels, 3, padding=18, dilation=18),
+            nn.Conv2d(channels, outputs, 1, bias=False),
+        )
+        for number, conv in enumerate(convs, 1):
+            nn.init.xavier_uniform_(conv.weight)
+            self.add_module(f"{task}_conv{number}", conv)
+        self.add_module(f"{task}_att", Projections(channels, self.affinity.whiten))
+        self.add_module(f"{task}_g", nn.Conv2d(channels, channels, 1))
+        self.add_module(f"{task}_W", nn.Conv2d(channels, channels, 1))
+
+    def _add_unary(self, channels: int) -> None:
+        for task in TASKS:
+            unary = nn.Conv2d(channels, 1, 1)
+            nn.init.normal_(unary.weight, std=0.01)
+            nn.init.zeros_(unary.bias)  # type: ignore[arg-type]
+            self.add_module(f"{task}_unary", unary)
+        if self.affinity.unary_pred != "off":
+            self.cross_unary = _mixer()
+        if self.affinity.unary_pred == "gated":
+            self.gamma_seg = nn.Parameter(torch.zeros(1))
+            self.gamma_sal = nn.Parameter(torch.zeros(1))
+
+    def _classify(self, features: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        pooled = self.cls_dropout(features, noise).mean((2, 3), keepdim=True)
+        cam = F.conv2d(features, self.fc8.weight)
+        return widen(self.fc8(pooled)[:, :, 0, 0]), widen(cam)
+
+    def _branch(self, task: str, features: Tensor) -> TaskOutputs:
+        def layer(name: str) -> nn.Module:
+            return self.get_submodule(f"{task}_{name}")
+
+        hidden = F.relu(layer("conv2")(F.relu(layer("conv1")(features))))  # (B, D, h, w)
+        affinity = TaskAffinity(layer("att")(hidden), self.affinity.row_block)
+        values = layer("g")(hidden).flatten(2).transpose(1, 2)  # (B, N, D)
+        context = affinity.apply(values)
+        unary = None
+        if self.affinity.unary:
+            unary = _spatial_softmax(layer("unary"), hidden)
+            context = context + unary[:, None] @ widen(values)  # the same row for all positions
+        augmented = context.transpose(1, 2).reshape(hidden.shape).to(hidden.dtype)
+        hidden = F.relu(layer("conv3")(hidden + layer("W")(augmented)))
+        return TaskOutputs(widen(layer("conv4")(hidden)), affinity, unary)
+
+    def _cross_affinity(self, seg: TaskOutputs, sal: TaskOutputs) -> CrossTaskAffinity:
+        mixer = Mixer(*self.cross_att.parameters())
+        return CrossTaskAffinity(seg.affinity, sal.affinity, mixer, self.affinity.renormalise_rows)
+
+    def _prior(self, seg: TaskOutputs, sal: TaskOutputs, logits: Tensor) -> Tensor:
+        """gamma_t u_CT^T P_t for the stacked logits of both tasks: (B, C+2, 1, 1)."""
+        shared = self._cross_unary(seg, sal, logits.shape[2:])
+        prior = logits.flatten(2) @ shared[:, :, None]  # (B, C+2, N) @ (B, N, 1)
+        if self.affinity.unary_pred == "gated":
+            gates = [self.gamma_seg.expand(seg.logits.shape[1]), self.gamma_sal]
+            prior = prior * torch.cat(gates)[:, None]
+        return prior[..., None]
+
+    def _cross_unary(self, seg: TaskOutputs, sal: TaskOutputs, size: torch.Size) -> Tensor:
+        """u_CT = v_0 u_seg + v_1 u_sal: (B, N)."""
+        assert seg.unary is not None
+        assert sal.unary is not None
+        pair = torch.stack([seg.unary, sal.unary], 1)  # (B, 2, N)
+        with torch.autocast(pair.device.type, enabled=False):
+            image = (pair * pair.shape[2]).unflatten(2, size)  # its mean is 1
+            weights = self.cross_unary(image).softmax(1).flatten(2)
+        return (weights * pair).sum(1)
+
+
+class Projections(nn.Module):
+    """Queries and keys of a pairwise affinity, in fp32 at least.
+
+    `whiten` subtracts their means over positions: else the product hides a query-independent term.
+    """
+
+    def __init__(self, channels: int, whiten: bool) -> None:
+        super().__init__()
+        self.theta = nn.Conv2d(channels, channels, 1)
+        self.phi = nn.Conv2d(channels, channels, 1)
+        self.whiten = whiten
+
+    def forward(self, features: Tensor) -> Keys:
+        """(B, D, h, w) -> query and key, both (B, N, D)."""
+        tokens = widen(features).flatten(2).transpose(1, 2)
+        with torch.autocast(features.device.type, enabled=False):
+            return Keys(self._project(self.theta, tokens), self._project(self.phi, tokens))
+
+    def _project(self, conv: nn.Conv2d, tokens: Tensor) -> Tensor:
+        # A matrix product: cuDNN would run the equal convolution in TF32 unless told not to.
+        assert conv.bias is not None
+        projected = F.linear(tokens, widen(conv.weight).flatten(1), widen(conv.bias))
+        return projected - projected.mean(1, keepdim=True) if self.whiten else projected
+
+
+def _mixer() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1))
+
+
+def _spatial_softmax(unary: nn.Module, features: Tensor) -> Tensor:
+    """(B, D, h, w) -> (B, N), sums to 1 over the positions."""
+    return widen(unary(features)).flatten(1).softmax(-1)
+
+
+def _check(affinity: AffinityConfig) -> None:
+    if affinity.unary_pred != "off" and not affinity.unary:
+        raise ConfigError(
+            f"model.affinity.unary_pred is {affinity.unary_pred}, but model.affinity.unary is "
+            "false, so there is no unary affinity; set unary: true or unary_pred: off."
+        )

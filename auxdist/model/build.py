@@ -1,0 +1,20 @@
+"""From the configuration to a network."""
+
+from __future__ import annotations
+
+from auxdist.config import ModelConfig
+from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.backbone import Backbone
+from auxdist.model.resnet38 import ResNet38
+from auxdist.model.small import SmallBackbone
+
+
+def build(config: ModelConfig) -> AuxSegNet:
+    """A network with random weights, drawn from torch's global generator.
+
+    Raises:
+        ConfigError: switches of `config.affinity` that contradict one another.
+    """
+    small = config.backbone == "small"
+    backbone: Backbone = SmallBackbone(config.small_width) if small else ResNet38()
+    return AuxSegNet(backbone, config.num_classes, config.branch_channels, config.affinity)
