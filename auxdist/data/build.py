@@ -1,0 +1,413 @@
+"""From a list of images to a folder of image shards: in parallel, resumable, whole or not at all.
+
+A folder under construction has `build.json` (the options it is made with) and, in `.build/`, a note
+for every finished shard; the same command goes on from there. `index.json` is written last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from auxdist.data.index import INDEX_NAME, Index, Shard, load_index, table_path, write_index
+from auxdist.data.pool import Tick, run_tasks
+from auxdist.data.reader import encode_gray, encode_labels
+from auxdist.data.shardfile import SampleFacts, check_key, write_shard
+from auxdist.errors import DataError
+from auxdist.records import IGNORE
+from auxdist.runfolder import write_json
+
+FORMAT = 1
+"""Raised whenever equal options would give other shards than before."""
+
+BUILD_NAME = "build.json"
+QUARANTINE_NAME = "quarantine.json"
+_NOTES = ".build"
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One image as its source has it.
+
+    jpeg      the bytes to keep
+    pixels    (H, W, 3) uint8 RGB, what they decode to
+    classes   image-level labels, 0..C-1
+    truth     (H, W) uint8: 0, 1..C, 255; or None where there is none
+    """
+
+    jpeg: bytes
+    pixels: np.ndarray
+    classes: tuple[int, ...]
+    truth: np.ndarray | None
+
+
+class Item(Protocol):
+    """Knows how to read one sample; small, and sent to other processes."""
+
+    @property
+    def key(self) -> str:
+        """Name of the sample."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much it adds to a shard."""
+
+    def read(self) -> RawSample:
+        """Read and check the sample; DataError where it is bad."""
+
+
+class SaliencyMaker(Protocol):
+    """Gives saliency maps to images."""
+
+    @property
+    def name(self) -> str:
+        """Where the maps come from, in words, for the index."""
+
+    def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A split to be built. `origin` says in words and hashes what the items are made from."""
+
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ground_truth: bool
+    items: Sequence[Item]
+    saliency: SaliencyMaker | None
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Where and how to build. A shard ends at `samples_per_shard`, or, if 0, at `shard_mb`."""
+
+    out: Path
+    samples_per_shard: int = 0
+    shard_mb: float = 64
+    processes: int = 1
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A sample that was left out, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build did: shards written now and found finished, samples left out."""
+
+    index: Index
+    num_written: int
+    num_kept: int
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The work of one shard, and all that a worker needs for it."""
+
+    tar: Path
+    items: tuple[Item, ...]
+    num_classes: int
+    palette: tuple[tuple[int, int, int], ...]
+    saliency: SaliencyMaker | None
+    skip_bad: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A part that is on disk. `shard` is None where every sample of it was refused."""
+
+    name: str
+    shard: Shard | None
+    refused: tuple[Refused, ...]
+
+
+def build(recipe: Recipe, options: BuildOptions, progress: Callable[[int], None]) -> Report:
+    """Build the shards of a recipe, or what is missing of them, and then the index.
+
+    `progress` is told how many samples were done since it was last told.
+
+    Raises:
+        DataError: a bad sample (unless skip_bad), other options than the folder's, a full disk,
+            another build in the same folder, a killed worker.
+        Stopped: asked to stop.
+    """
+    items, refused = _usable(recipe.items, options.skip_bad)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with _lock(options.out):
+            return _build(recipe, options, items, refused, progress)
+    except OSError as error:
+        where = error.filename or options.out
+        raise DataError(
+            f"{where}: cannot be written ({error.strerror or error}); what is finished is kept, "
+            "and the same command goes on once the cause is mended."
+        ) from error
+
+
+def _build(
+    recipe: Recipe,
+    options: BuildOptions,
+    items: list[Item],
+    refused: list[Refused],
+    progress: Callable[[int], None],
+) -> Report:
+    fingerprint = _claim(options.out, _description(recipe, options, items))
+    parts = list(_cut(recipe, options, items, fingerprint))
+    finished = {part.tar.name: done for part in parts if (done := _find_finished(part))}
+    num_kept = len(finished)
+    missing = [part for part in parts if part.tar.name not in finished]
+    if missing:
+        (options.out / INDEX_NAME).unlink(missing_ok=True)
+    progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
+    for done in run_tasks(_make_part, missing, options.processes, progress):
+        finished[done.name] = done
+    in_order = [finished[part.tar.name] for part in parts]
+    refused = refused + [one for done in in_order for one in done.refused]
+    index = _publish(recipe, options.out, in_order, refused)
+    return Report(index, len(missing), num_kept, tuple(refused))
+
+
+def _usable(items: Sequence[Item], skip_bad: bool) -> tuple[list[Item], list[Refused]]:
+    """Items with legal keys, each once; the others are an error unless bad ones are skipped."""
+    good: dict[str, Item] = {}
+    refused = []
+    for item in items:
+        try:
+            check_key(item.key)
+            if item.key in good:
+                raise DataError(
+                    f"sample key {item.key!r} comes twice in the list; name every image once."
+                )
+            good[item.key] = item
+        except DataError as error:
+            if not skip_bad:
+                raise
+            refused.append(Refused(item.key, str(error)))
+    if not good:
+        raise DataError("There is no image to build shards from; check the list and the folder.")
+    return list(good.values()), refused
+
+
+def _description(recipe: Recipe, options: BuildOptions, items: list[Item]) -> dict[str, Any]:
+    """Everything that decides the bytes of the shards, by name."""
+    keys = hashlib.sha256("\n".join(item.key for item in items).encode()).hexdigest()
+    return {
+        "format": FORMAT,
+        "split": recipe.split,
+        "classes": list(recipe.classes),
+        "ground_truth": recipe.ground_truth,
+        "saliency": _saliency_name(recipe),
+        "samples_per_shard": options.samples_per_shard,
+        "shard_mb": options.shard_mb,
+        "keys_sha256": keys,
+        **recipe.origin,
+    }
+
+
+def _saliency_name(recipe: Recipe) -> str:
+    return "none" if recipe.saliency is None else recipe.saliency.name
+
+
+def _claim(out: Path, description: dict[str, Any]) -> str:
+    """Make the folder one for this description; its hash comes back.
+
+    Raises:
+        DataError: the folder holds shards of another description.
+    """
+    path = out / BUILD_NAME
+    description = json.loads(json.dumps(description))
+    if path.exists():
+        before = _read_object(path)
+        names = sorted(n for n in {*before, *description} if before.get(n) != description.get(n))
+        if names:
+            changes = "; ".join(f"{n}: {before.get(n)} -> {description.get(n)}" for n in names)
+            raise DataError(
+                f"{out}: holds shards that were built with other options ({changes}); name another "
+                "folder, or delete this one."
+            )
+    elif (out / INDEX_NAME).exists():
+        raise DataError(
+            f"{out}: holds shards that this command did not build; name another folder."
+        )
+    for left_over in out.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
+    (out / _NOTES).mkdir(exist_ok=True)
+    write_json(path, description)
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file is none or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Keep a second build out of the folder; the lock goes when the process does."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise DataError(f"{out}: another build is at work in this folder; wait for it.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _cut(
+    recipe: Recipe, options: BuildOptions, items: list[Item], fingerprint: str
+) -> Iterator[_Part]:
+    """Split the items into the parts that become shards, in order."""
+
+    def part(number: int, members: list[Item]) -> _Part:
+        return _Part(
+            tar=options.out / f"{recipe.split}-{number:06d}.tar",
+            items=tuple(members),
+            num_classes=len(recipe.classes),
+            palette=recipe.palette,
+            saliency=recipe.saliency,
+            skip_bad=options.skip_bad,
+            fingerprint=fingerprint,
+        )
+
+    number, held, num_bytes = 0, [], 0.0
+    for item in items:
+        held.append(item)
+        num_bytes += item.num_bytes if not options.samples_per_shard else 0
+        if len(held) == options.samples_per_shard or num_bytes >= options.shard_mb * 1e6:
+            yield part(number, held)
+            number, held, num_bytes = number + 1, [], 0.0
+    if held:
+        yield part(number, held)
+
+
+def _note_path(part: _Part) -> Path:
+    return part.tar.parent / _NOTES / f"{part.tar.stem}.json"
+
+
+def _find_finished(part: _Part) -> _Finished | None:
+    """What an earlier build left of this part, if it is whole and of the same options.
+
+    A shard that lacks bad samples counts only while bad samples are skipped.
+    """
+    note = _read_object(_note_path(part))
+    if note.get("fingerprint") != part.fingerprint or (note["refused"] and not part.skip_bad):
+        return None
+    refused = tuple(Refused(**one) for one in note["refused"])
+    if note["shard"] is None:
+        return _Finished(part.tar.name, None, refused)
+    shard = Shard(**note["shard"])
+    try:
+        table = table_path(part.tar).read_bytes()
+        whole = part.tar.stat().st_size == shard.bytes
+    except FileNotFoundError:
+        return None
+    if not whole or hashlib.sha256(table).hexdigest() != shard.table_sha256:
+        return None
+    return _Finished(part.tar.name, shard, refused)
+
+
+def _make_part(part: _Part, tick: Tick) -> _Finished:
+    """Write one shard and its note (this runs in a worker)."""
+    refused: list[Refused] = []
+    samples = _samples(part, refused, tick)
+    first = next(samples, None)
+    shard = None if first is None else write_shard(part.tar, chain([first], samples))
+    note = {
+        "fingerprint": part.fingerprint,
+        "shard": shard and asdict(shard),
+        "refused": [asdict(one) for one in refused],
+    }
+    write_json(_note_path(part), note)
+    return _Finished(part.tar.name, shard, tuple(refused))
+
+
+def _samples(
+    part: _Part, refused: list[Refused], tick: Tick
+) -> Iterator[tuple[str, Mapping[str, bytes], SampleFacts]]:
+    for item in part.items:
+        tick()
+        try:
+            yield _encode(part, item)
+        except DataError as error:
+            if not part.skip_bad:
+                raise
+            refused.append(Refused(item.key, str(error)))
+
+
+def _encode(part: _Part, item: Item) -> tuple[str, Mapping[str, bytes], SampleFacts]:
+    """Read one sample, check it, make its saliency, and encode its members."""
+    raw = item.read()
+    height, width = raw.pixels.shape[:2]
+    _check_range(item.key, "class", raw.classes, 0, part.num_classes - 1)
+    facts = SampleFacts(width, height, tuple(sorted(set(raw.classes))))
+    members = {"jpg": raw.jpeg, "json": _dump(asdict(facts))}
+    if part.saliency is not None:
+        members["sal.png"] = encode_gray(part.saliency(item.key, raw.pixels))
+    if raw.truth is not None:
+        values = np.unique(raw.truth[raw.truth != IGNORE]).tolist()
+        _check_range(item.key, "mask label", values, 0, part.num_classes)
+        members["gt.png"] = encode_labels(raw.truth, part.palette)
+    return item.key, members, facts
+
+
+def _check_range(key: str, what: str, values: Iterable[int], low: int, high: int) -> None:
+    for value in values:
+        if not low <= value <= high:
+            raise DataError(
+                f"{key}: {what} {value} is out of range {low}..{high}; check the labels against "
+                "the list of classes."
+            )
+
+
+def _dump(value: object) -> bytes:
+    return (json.dumps(value, sort_keys=True) + "\n").encode()
+
+
+def _publish(recipe: Recipe, out: Path, finished: list[_Finished], refused: list[Refused]) -> Index:
+    """Write the quarantine list, if there is cause for one, and then the index."""
+    shards = tuple(done.shard for done in finished if done.shard is not None)
+    if refused:
+        write_json(out / QUARANTINE_NAME, {"samples": [asdict(one) for one in refused]})
+    else:
+        (out / QUARANTINE_NAME).unlink(missing_ok=True)
+    if not shards:
+        raise DataError(
+            f"{out}: every image was bad; see {out / QUARANTINE_NAME} for what is wrong with each."
+        )
+    index = Index(
+        root=out,
+        split=recipe.split,
+        classes=recipe.classes,
+        palette=recipe.palette,
+        saliency=_saliency_name(recipe),
+        ground_truth=recipe.ground_truth,
+        shards=shards,
+        sha256="",
+    )
+    write_index(index)
+    return load_index(out)

@@ -1,0 +1,111 @@
+"""What the scripts in shards/ have in common: options, a progress bar, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from auxdist.data.build import QUARANTINE_NAME, BuildOptions, Recipe, Report, SaliencyMaker, build
+from auxdist.data.estimate import OnnxSaliency, PlainSaliency, ReadySaliency
+from auxdist.errors import AuxdistError, Stopped
+
+EXIT_BAD = 2
+EXIT_STOPPED = 130
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every builder has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("out", type=Path, help="folder of shards to be made, e.g. shards/train")
+    parser.add_argument("--split", help="name of the split; default: the name of the folder")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--shard-mb", type=_positive_float, default=64, help="default: %(default)s")
+    size.add_argument("--samples-per-shard", type=_positive, default=0, metavar="N")
+    parser.add_argument(
+        "--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help=f"list bad samples in {QUARANTINE_NAME}; go on"
+    )
+    maps = parser.add_mutually_exclusive_group()
+    maps.add_argument("--saliency", type=Path, metavar="DIR", help="ready maps DIR/KEY.png")
+    maps.add_argument(
+        "--saliency-model", type=Path, metavar="FILE.onnx", help="make maps by a saliency network"
+    )
+    maps.add_argument(
+        "--no-saliency", action="store_true", help="no maps: for splits that only measure"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value}: 1 or more expected")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{value}: more than 0 expected")
+    return value
+
+
+def split_name(options: argparse.Namespace) -> str:
+    """The split's name, from --split or the folder."""
+    return options.split or options.out.resolve().name
+
+
+def saliency_maker(options: argparse.Namespace) -> SaliencyMaker | None:
+    """Where maps come from; the plain estimator unless the options say otherwise."""
+    if options.no_saliency:
+        return None
+    if options.saliency is not None:
+        return ReadySaliency.of(options.saliency)
+    if options.saliency_model is not None:
+        return OnnxSaliency.of(options.saliency_model)
+    return PlainSaliency()
+
+
+def run_build(recipe: Recipe, options: argparse.Namespace) -> Report:
+    """Build with a progress bar and say what came out."""
+    how = BuildOptions(
+        options.out,
+        options.samples_per_shard,
+        options.shard_mb,
+        options.processes,
+        options.skip_bad,
+    )
+    with tqdm(total=len(recipe.items), desc=recipe.split, unit="image") as bar:
+        report = build(recipe, how, bar.update)
+    print(describe(report))
+    return report
+
+
+def describe(report: Report) -> str:
+    """The outcome of a build, in a few words."""
+    index = report.index
+    kept = f" ({report.num_kept} of them finished before)" if report.num_kept else ""
+    lines = [
+        f"{index.root}: {index.num_samples} images in {len(index.shards)} shards{kept}, "
+        f"{len(index.classes)} classes, saliency: {index.saliency}"
+    ]
+    if report.refused:
+        lines.append(f"{len(report.refused)} bad images left out: {index.root / QUARANTINE_NAME}")
+    return "\n".join(lines)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a script's `main`; errors that the user can mend end it with a line, not a traceback."""
+    try:
+        main()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    except AuxdistError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD)
