@@ -1,0 +1,161 @@
+"""Checkpoints: safetensors and a manifest, written under a temporary name, renamed when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from auxdist import __version__
+from auxdist.errors import CheckpointError
+from auxdist.records import Position
+from auxdist.runfolder import RunFolder, sync_file, sync_folder, write_json
+from auxdist.train.engine import State
+
+SCHEMA = 1
+WEIGHTS = "weights.safetensors"
+MOMENTUM = "momentum.safetensors"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk, as its manifest describes it."""
+
+    folder: Path
+    position: Position
+    total_steps: int
+    quarantined: int
+    """Samples of this stage that could not be read so far."""
+    weights_sha256: str
+
+    @property
+    def is_final(self) -> bool:
+        """True where the stage ended with this checkpoint."""
+        return self.position.step == self.total_steps
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return _load(self.folder, WEIGHTS)
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimiser's momentum buffers, by parameter.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return _load(self.folder, MOMENTUM)
+
+
+def save_checkpoint(
+    run: RunFolder, position: Position, total_steps: int, quarantined: int, state: State
+) -> Checkpoint:
+    """Write a checkpoint; it appears under its name whole or not at all."""
+    folder = run.checkpoint(position.stage, position.step)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary.mkdir()
+    try:
+        for name, tensors in ((WEIGHTS, state.weights), (MOMENTUM, state.momentum)):
+            save_file(tensors, temporary / name)
+            sync_file(temporary / name)
+        files = {name: _digest(temporary / name) for name in (WEIGHTS, MOMENTUM)}
+        manifest = {
+            "schema": SCHEMA,
+            "round": position.round,
+            "step": position.step,
+            "total_steps": total_steps,
+            "quarantined": quarantined,
+            "code_version": __version__,
+            "sha256": files,
+        }
+        write_json(temporary / MANIFEST, manifest)
+        if folder.exists():  # a whole one would have been resumed from: this one is damaged
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+        sync_folder(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error}). Free space or mend the file system, then give "
+            "the same command again; earlier checkpoints are untouched."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Checkpoint(folder, position, total_steps, quarantined, files[WEIGHTS])
+
+
+def latest_checkpoint(run: RunFolder, round: int) -> Checkpoint | None:
+    """The newest whole checkpoint of a round's stage; damaged ones are passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is damaged.
+    """
+    folders = sorted(run.checkpoints(Position(round, 0).stage).glob("step-*"), reverse=True)
+    problems = []
+    for folder in folders:
+        try:
+            return open_checkpoint(folder)
+        except CheckpointError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise CheckpointError("\n".join(problems))
+    return None
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint's manifest and check its files against it.
+
+    Raises:
+        CheckpointError: a file is missing, or its bytes are not those of the manifest.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, expected in manifest["sha256"].items():
+            if _digest(folder / name) != expected:
+                raise CheckpointError(
+                    f"{folder / name}: its bytes are not those of the manifest; the file is damaged. "
+                    "Delete the folder to go on from the checkpoint before it."
+                )
+        return Checkpoint(
+            folder,
+            Position(manifest["round"], manifest["step"]),
+            manifest["total_steps"],
+            manifest["quarantined"],
+            manifest["sha256"][WEIGHTS],
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: is not a whole checkpoint ({error!r}). Delete the folder to go on from the "
+            "checkpoint before it."
+        ) from error
+
+
+def prune_checkpoints(run: RunFolder, round: int, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left."""
+    parent = run.checkpoints(Position(round, 0).stage)
+    for folder in [*sorted(parent.glob("step-*"))[:-keep], *parent.glob(".step-*.tmp")]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / name}: cannot be read ({error}).") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,188 @@
+"""The rounds of a run as a list of tasks, each done or not done by what is on disk.
+
+classifier -> labels 0 -> for every round s: (train s -> validate s -> refresh to labels s+1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from auxdist.config import Config, TrainConfig
+from auxdist.data.index import Index, load_index
+from auxdist.data.plan import Plan
+from auxdist.data.stream import LabelSource, batches
+from auxdist.evaluate.measure import measure_labels, measure_predictions
+from auxdist.labels.initial import InitialLabels
+from auxdist.labels.produce import produce
+from auxdist.labels.refresh import RefinedLabels
+from auxdist.labels.store import LabelSet, open_labels
+from auxdist.model.objective import ClassifierObjective, SegmentationObjective
+from auxdist.observe.events import EventLog
+from auxdist.records import CLASSIFIER_ROUND, Position
+from auxdist.runfolder import RunFolder, write_json
+from auxdist.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from auxdist.train.engine import Trainee, make_engine
+from auxdist.train.guard import Fence, StopFlag
+from auxdist.train.loop import Stage, Surroundings
+from auxdist.train.networks import Trained, starting_network, trained_network
+from auxdist.world import World
+
+
+@dataclass(frozen=True)
+class Task:
+    """A step of the run. `is_done` looks at the disk; `do` is called on all ranks."""
+
+    name: str
+    is_done: Callable[[], bool]
+    do: Callable[[], None]
+
+
+def run_all(
+    run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
+) -> None:
+    """Do every task of the run that is not done yet, on all ranks together.
+
+    Raises:
+        Stopped: a stop was asked for and everything is saved; the same call goes on.
+    """
+    around = Surroundings(run, world, EventLog(run, world.rank), stop, fence)
+    for task in Rounds(around, config).tasks():
+        # The main rank decides: another node may not see a new file yet.
+        if world.from_main(int(world.is_main and task.is_done())):
+            continue
+        around.events.write("task", name=task.name, what="started")
+        task.do()
+        world.barrier()
+        around.events.write("task", name=task.name, what="finished")
+
+
+class Rounds:
+    """What a run consists of."""
+
+    def __init__(self, around: Surroundings, config: Config) -> None:
+        self._around = around
+        self._config = config
+        self._index = load_index(config.data.train)
+        self._val = load_index(config.data.val) if config.data.val else None
+
+    def tasks(self) -> list[Task]:
+        """All tasks in their order."""
+        tasks = [] if self._config.classifier.weights else [self._train(CLASSIFIER_ROUND)]
+        tasks += [self._make_labels(0), *self._measure_labels(0)]
+        for round in range(self._config.train.rounds):
+            tasks += [self._train(round), *self._validate(round)]
+            tasks += [self._make_labels(round + 1), *self._measure_labels(round + 1)]
+        return tasks
+
+    def _train(self, round: int) -> Task:
+        def is_done() -> bool:
+            checkpoint = latest_checkpoint(self._around.run, round)
+            return checkpoint is not None and checkpoint.is_final
+
+        return Task(f"train {Position(round, 0).stage}", is_done, lambda: self._train_stage(round))
+
+    def _make_labels(self, round: int) -> Task:
+        folder = self._around.run.labels(round)
+        return Task(
+            f"labels {folder.name}",
+            lambda: (folder / "manifest.json").exists(),
+            lambda: self._refresh(round),
+        )
+
+    def _validate(self, round: int) -> list[Task]:
+        if self._val is None:
+            return []
+        val = self._val
+        return [
+            self._measurement(
+                f"val-round-{round:02d}",
+                lambda: measure_predictions(self._trained(round).net, val, self._around.world),
+            )
+        ]
+
+    def _measure_labels(self, round: int) -> list[Task]:
+        if not (self._index.ground_truth and self._config.data.measure_labels):
+            return []
+        world = self._around.world
+        members = {"labels": "seg.png"} | ({"cam": "cam.png"} if round == 0 else {})
+        return [
+            self._measurement(
+                f"{name}-round-{round:02d}",
+                lambda member=member: measure_labels(self._labels(round), member, world),
+            )
+            for name, member in members.items()
+        ]
+
+    def _measurement(self, name: str, measure: Callable[[], Measurement]) -> Task:
+        path = self._around.run.evaluation(name)
+
+        def do() -> None:
+            result = measure()
+            if self._around.world.is_main:
+                self._around.events.write("measure", name=name, miou=result.miou)
+                write_json(path, {"name": name, **result.as_json()})
+
+        return Task(f"measure {name}", path.exists, do)
+
+    def _train_stage(self, round: int) -> None:
+        is_classifier = round == CLASSIFIER_ROUND
+        config = self._classifier_config() if is_classifier else self._config.train
+        plan = self._plan(round, config)
+        checkpoint = self._agreed_checkpoint(round)
+        net = starting_network(self._around.run, self._config, round)
+        if checkpoint is not None:
+            net.load_state_dict(checkpoint.weights())
+        net.to(self._around.world.device).train()
+        objective = ClassifierObjective(net) if is_classifier else SegmentationObjective(net)
+        momentum = checkpoint.momentum() if checkpoint else {}
+        groups = objective.parameter_groups()
+        trainee = Trainee(net, objective, groups, config.optimiser, momentum)
+        stage = Stage(
+            self._around,
+            config,
+            make_engine(trainee, config, self._around.world),
+            start=checkpoint.position if checkpoint else Position(round, 0),
+            total_steps=plan.total_steps,
+            bad_sample_budget=self._config.data.bad_sample_budget,
+            quarantined=checkpoint.quarantined if checkpoint else 0,
+        )
+        labels = None if is_classifier else self._labels(round)
+        stage.train(self._batches(plan, labels, stage.start.step))
+
+    def _classifier_config(self) -> TrainConfig:
+        """The training of the classifier, in the form of that of a round."""
+        own = self._config.classifier
+        return replace(
+            self._config.train,
+            epochs=own.epochs,
+            global_batch=own.global_batch,
+            optimiser=own.optimiser,
+        )
+
+    def _plan(self, round: int, config: TrainConfig) -> Plan:
+        data = self._config.data
+        return Plan(
+            shard_sizes=self._index.shard_sizes(labelled_only=data.skip_unlabelled),
+            seed=self._config.seed,
+            round=round,
+            epochs=config.epochs,
+            global_batch=config.global_batch,
+            shuffle_shards=data.shuffle_shards,
+            last_batch=config.last_batch,
+        )
+
+    def _batches(self, plan: Plan, labels: LabelSource | None, first_step: int) -> Iterator[Batch]:
+        world, data = self._around.world, self._config.data
+        return batches(
+            self._index, plan, data, labels, world.rank, world.size, first_step, self._config.seed
+        )
+
+    def _agreed_checkpoint(self, round: int) -> Checkpoint | None:
+        """The checkpoint from which all ranks go on: the newest that the main rank finds."""
+        world, run = self._around.world, self._around.run
+        newest = latest_checkpoint(run, round) if world.is_main else None
+        step = world.from_main(newest.position.step if newest else -1)
+        if step < 0:
+            return None
+        return newest or open_checkpoint(run.checkpoint(Position(round, 0).stage, step))

@@ -1,0 +1,104 @@
+"""The engine on DeepSpeed ZeRO stage 1: the optimiser's state is divided among the ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import nn
+
+from auxdist.errors import Diverged
+from auxdist.records import Batch, Losses, Normaliser
+from auxdist.train.engine import State, Trainee, weights_of
+from auxdist.train.optimiser import MOMENTUM, make_sgd, set_learning_rates
+from auxdist.world import World
+
+
+class ZeroEngine:
+    """Weights on every rank, optimiser state in parts. Its checkpoints are those of DdpEngine."""
+
+    def __init__(self, trainee: Trainee, module: nn.Module, world: World) -> None:
+        self._trainee = trainee
+        self._world = world
+        # On CPUs DeepSpeed would compile a shared-memory all-reduce at its first start (a minute,
+        # and a compiler on every node); gloo does that work (deepspeed 0.19.8, comm/torch.py).
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self._engine, self._optimiser, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=make_sgd(trainee.groups, trainee.optimiser),
+            config=_settings(world),
+            dist_init_required=False,
+        )
+        self._restore_momentum()
+
+    def warm_up(self, batch: Batch, normaliser: Normaliser) -> None:
+        """Run a batch forward: a lack of memory shows before the first update."""
+        with torch.no_grad():
+            self._engine(batch, normaliser)
+
+    def accumulate(self, batch: Batch, normaliser: Normaliser, is_last: bool) -> Losses:
+        """Forward and backward of one micro-batch."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        losses: Losses = self._engine(batch, normaliser)
+        # DeepSpeed takes the mean over ranks; the global gradient is their sum.
+        self._engine.backward(losses.total * self._world.size)
+        if not is_last:
+            self._engine.step()
+        return losses
+
+    def update(self, decay: float) -> float:
+        """Apply the global gradient. ZeRO knows its norm only afterwards, so the weights of a
+        diverged network are already lost; they are never saved.
+        """
+        set_learning_rates(self._optimiser, decay)
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"the gradient's norm is {norm}. Lower the learning rate, or look at the last "
+                "batch's keys in the events; the newest checkpoint is still finite."
+            )
+        return norm
+
+    def state(self) -> State:
+        """Weights and momentum, gathered from the ranks' parts."""
+        momentum = {
+            name: safe_get_full_optimizer_state(parameter, MOMENTUM).cpu()
+            for name, parameter in self._with_momentum()
+        }
+        return State(weights_of(self._trainee.net), momentum)
+
+    def _restore_momentum(self) -> None:
+        if not (parameters := self._with_momentum()):
+            return
+        # DeepSpeed knows momentum buffers only after a first update (stage_1_and_2.py, 0.19.8).
+        # Zeros are what that update would have begun with.
+        sgd = self._optimiser.optimizer
+        for group in sgd.param_groups:
+            for part in group["params"]:
+                sgd.state[part][MOMENTUM] = torch.zeros_like(part)
+        self._optimiser._lazy_init_hp_params_optimizer_state()
+        for name, parameter in parameters:
+            if (buffer := self._trainee.momentum.get(name)) is not None:
+                safe_set_full_optimizer_state(parameter, buffer.to(parameter.device), MOMENTUM)
+
+    def _with_momentum(self) -> list[tuple[str, nn.Parameter]]:
+        if not self._trainee.optimiser.momentum:
+            return []
+        return [(n, p) for n, p in self._trainee.net.named_parameters() if p.requires_grad]
+
+
+def _settings(world: World) -> dict[str, Any]:
+    """DeepSpeed's configuration. The loop splits global batches and sets learning rates itself."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": world.size,
+        "zero_optimization": {"stage": 1},
+        # torch's SGD is not on DeepSpeed's list of tried optimisers.
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,124 @@
+"""Checkpoints are whole or not there, and damage is noticed."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from auxdist.errors import CheckpointError
+from auxdist.records import Position
+from auxdist.runfolder import RunFolder
+from auxdist.train.checkpoint import (
+    latest_checkpoint,
+    open_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from auxdist.train.engine import State
+
+
+def state(value: float, elements: int = 4) -> State:
+    return State({"w": torch.full((elements,), value)}, {"w": torch.full((elements,), -value)})
+
+
+def test_a_saved_checkpoint_comes_back(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    save_checkpoint(run, Position(1, 7), 9, 3, state(2.0))
+    found = latest_checkpoint(run, 1)
+    assert found is not None
+    assert (found.position, found.total_steps, found.quarantined) == (Position(1, 7), 9, 3)
+    assert not found.is_final
+    assert torch.equal(found.weights()["w"], torch.full((4,), 2.0))
+    assert torch.equal(found.momentum()["w"], torch.full((4,), -2.0))
+    assert latest_checkpoint(run, 2) is None
+
+
+def test_equal_states_have_equal_bytes(tmp_path: Path) -> None:
+    first = save_checkpoint(RunFolder(tmp_path / "a"), Position(0, 1), 1, 0, state(1.0))
+    second = save_checkpoint(RunFolder(tmp_path / "b"), Position(0, 1), 1, 0, state(1.0))
+    assert first.weights_sha256 == second.weights_sha256
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no manifest", "torn manifest"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    run = RunFolder(tmp_path)
+    save_checkpoint(run, Position(0, 1), 9, 0, state(1.0))
+    newest = save_checkpoint(run, Position(0, 2), 9, 0, state(2.0)).folder
+    weights, manifest = newest / "weights.safetensors", newest / "manifest.json"
+    content = weights.read_bytes()
+    if damage == "truncate":
+        weights.write_bytes(content[:-1])
+    elif damage == "flip":
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text(manifest.read_text()[:20])
+    with pytest.raises(CheckpointError, match="Delete the folder"):
+        open_checkpoint(newest)
+    found = latest_checkpoint(run, 0)
+    assert found is not None
+    assert found.position.step == 1
+
+
+def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    (save_checkpoint(run, Position(0, 1), 9, 0, state(1.0)).folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        latest_checkpoint(run, 0)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    save_checkpoint(run, Position(0, 1), 9, 0, state(1.0))
+    child = multiprocessing.get_context("fork").Process(target=_save_with_little_room, args=(run,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    found = latest_checkpoint(run, 0)
+    assert found is not None
+    assert found.position.step == 1
+    assert not list(run.checkpoints("round-00").glob(".*"))
+
+
+def _save_with_little_room(run: RunFolder) -> None:
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(run, Position(0, 2), 9, 0, state(2.0, 100_000))
+    os._exit(0)
+
+
+def test_a_writer_killed_at_any_time_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    context = multiprocessing.get_context("fork")
+    for attempt in range(6):
+        writer = context.Process(target=_save_forever, args=(run, attempt))
+        writer.start()
+        time.sleep(0.05 + 0.03 * attempt)
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        for folder in run.checkpoints("round-00").glob("step-*"):
+            open_checkpoint(folder)
+    assert latest_checkpoint(run, 0) is not None
+    prune_checkpoints(run, 0, keep=2)
+    assert len(list(run.checkpoints("round-00").iterdir())) == 2
+
+
+def _save_forever(run: RunFolder, attempt: int) -> None:
+    for step in range(1000):
+        save_checkpoint(run, Position(0, attempt * 1000 + step), 10**6, 0, state(1.0, 20_000))
+
+
+def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
+    folder = save_checkpoint(RunFolder(tmp_path), Position(-1, 5), 5, 0, state(1.0)).folder
+    assert folder == tmp_path / "checkpoints" / "classifier" / "step-0000005"
+    assert json.loads((folder / "manifest.json").read_text())["step"] == 5
