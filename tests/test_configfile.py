@@ -155,10 +155,7 @@ def test_a_problem_in_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
             "train:\n  rounds: 2\n  global_bach: 4\n",
             "x.yaml:3: train.global_bach is not a key; did you mean global_batch?",
         ),
-        (
-            "rounds: 3\n",
-            "x.yaml:1: rounds is not a key; did you mean train.rounds?",
-        ),
+        ("rounds: 3\n", "x.yaml:1: rounds is not a key; did you mean train.rounds?"),
         (
             "global_batch: 3\n",
             "x.yaml:1: global_batch is not a key; did you mean classifier.global_batch or "
@@ -225,10 +222,7 @@ def test_a_problem_in_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
             "labels: {cam_threshold: [0.2]}\n",
             "x.yaml:1: labels.cam_threshold is a list; write one plain value.",
         ),
-        (
-            "labels: {cam_flip: 1}\n",
-            'x.yaml:1: labels.cam_flip is "1"; write true or false.',
-        ),
+        ("labels: {cam_flip: 1}\n", 'x.yaml:1: labels.cam_flip is "1"; write true or false.'),
         (
             "labels: {cam_scales: 1.0}\n",
             'x.yaml:1: labels.cam_scales is "1.0"; write a list, such as [0.5, 1.0].',
@@ -254,14 +248,8 @@ def test_a_problem_in_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
             "model: {backbone: resnet}\n",
             'x.yaml:1: model.backbone is "resnet"; write resnet38 (one of resnet38, small).',
         ),
-        (
-            "train: {engine: 7}\n",
-            'x.yaml:1: train.engine is "7"; write one of ddp, deepspeed.',
-        ),
-        (
-            "name: !!python/name:os.system x\n",
-            'x.yaml:1: name is "x"; write one plain value.',
-        ),
+        ("train: {engine: 7}\n", 'x.yaml:1: train.engine is "7"; write one of ddp, deepspeed.'),
+        ("name: !!python/name:os.system x\n", 'x.yaml:1: name is "x"; write one plain value.'),
         ("name: !mine x\n", 'x.yaml:1: name is "x"; write one plain value.'),
         (
             "train: [1\n",

@@ -1,0 +1,6 @@
+"""One thread for each process: results repeat bit for bit, and parallel tests do not compete."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
