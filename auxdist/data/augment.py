@@ -95,7 +95,7 @@ def resized(length: int, scale: float) -> int:
 
 @dataclass(frozen=True)
 class _Box:
-    """Where the crop lies: in an image resized to `full` (H', W'), height x width from top, left."""
+    """Where the crop lies: height x width from top, left of an image of size `full` (H', W')."""
 
     full: tuple[int, int]
     top: int

@@ -7,10 +7,12 @@ a restart changes what comes out, and to resume is to start at another step.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import cv2
@@ -28,6 +30,9 @@ from auxdist.errors import DataError
 from auxdist.records import IGNORE, Batch
 
 _BATCHES_AHEAD = 3
+_DEATHS = ("exited unexpectedly", "is killed by signal")
+"""How torch words the death of a reader process."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -72,7 +77,12 @@ def batches(
         worker_init_fn=_prepare_worker,
         pin_memory=pin_memory,
     )
+    others = set(multiprocessing.active_children())
     iterator = _start(loader)
+    workers = set(multiprocessing.active_children()) - others
+    # For a process that ends without closing this iterator: it would wait for workers that do not
+    # listen to its SIGTERM (see _prepare_worker).
+    guard = Finalize(None, _kill, args=(workers,), exitpriority=0)
     try:
         while (item := _next(iterator)) is not None:
             if isinstance(item, _Failure):
@@ -80,6 +90,7 @@ def batches(
             yield item
     finally:
         del iterator  # ends the workers
+        guard.cancel()
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,7 @@ class _Board:
     """A batch being filled; rows that nobody fills keep weight 0, zero extent and label 255."""
 
     def __init__(self, rows: int, side: int, num_classes: int) -> None:
-        self._arrays = {
+        self._arrays: dict[str, np.ndarray] = {
             "image": np.zeros((rows, 3, side, side), np.uint8),
             "extent": np.zeros((rows, 2), np.int64),
             "classes": np.zeros((rows, num_classes), np.float32),
@@ -187,6 +198,11 @@ def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
+def _kill(workers: set[Any]) -> None:
+    for worker in workers:
+        worker.kill()
+
+
 def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers, without torch's SIGCHLD handler.
 
@@ -205,12 +221,10 @@ def _next(iterator: Iterator[Any]) -> Any:
     """The next item, None at the end."""
     try:
         return next(iterator, None)
-    except (RuntimeError, OSError, EOFError) as error:
-        text = str(error)
-        is_bug = "Caught" in text  # raised inside a worker that lives, with its traceback
-        if is_bug:
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in _DEATHS):
             raise
         raise DataError(
-            f"a reader process died ({text}); the usual cause is too little memory or shared "
+            f"a reader process died ({error}); the usual cause is too little memory or shared "
             "memory (/dev/shm). Lower data.workers, or give the job more memory."
         ) from error
