@@ -206,11 +206,17 @@ _EXECUTING_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.po
 _EXECUTING_CALLS |= {"yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all"}
 
 
+_HARMLESS = "pickle.UnpicklingError"
+"""What torch.load raises on a file that holds more than tensors; it must be caught by its name."""
+
+
 def executes_data(source: Source) -> list[str]:
     """Anything that could run what stands in a file or in a user's text."""
-    roots = [(node, name.split(".", maxsplit=1)[0]) for node, name in imports(source)]
     found = [
-        source.at(n, f"{root} executes data") for n, root in roots if root in _EXECUTING_MODULES
+        source.at(node, f"{name} executes data")
+        for node, name in imports(source)
+        if name in _EXECUTING_CALLS
+        or (name.split(".")[0] in _EXECUTING_MODULES and name != _HARMLESS)
     ]
     calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
     return found + [source.at(call, text) for call in calls if (text := _unsafe_call(call))]
