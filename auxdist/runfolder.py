@@ -34,6 +34,11 @@ class RunFolder:
         return self.root / "failure.json"
 
     @property
+    def complete(self) -> Path:
+        """Written when every task of the run is done; a launcher then has nothing to start."""
+        return self.root / "complete.json"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.root / "report.html"

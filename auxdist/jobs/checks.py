@@ -1,0 +1,143 @@
+"""Everything about a run that can be known before it starts, checked at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from auxdist.config import Config
+from auxdist.data.index import Index, load_index
+from auxdist.errors import DataError
+from auxdist.runfolder import RunFolder
+from auxdist.validation import validate
+
+_PARAMETERS = {"resnet38": 115e6, "small": 2e6}
+"""Parameters of the networks, roughly and rather too many."""
+_LABEL_BYTES = 60_000
+"""Size of the pseudo labels of one image (segmentation and 8-bit saliency), rather too large."""
+
+
+def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]:
+    """Every reason why a run cannot work, as far as it shows without a GPU; empty when it can.
+
+    Each begins with the key it is about, where it is about one.
+    """
+    found = [*validate(config, num_ranks), *_weights(config)]
+    if config.data.train:
+        found += _shards(config, run)
+    return found
+
+
+def sbatch_problems() -> list[str]:
+    """Why no job can be submitted from this host; empty when one can."""
+    if shutil.which("sbatch"):
+        return []
+    return [
+        "sbatch: not found on this host; run launch/slurm.py on a login node of the cluster, or "
+        "use --dry-run here, or launch/local.py to train on this machine."
+    ]
+
+
+def _weights(config: Config) -> Iterator[str]:
+    for key, path in (
+        ("model.weights", config.model.weights),
+        ("classifier.weights", config.classifier.weights),
+    ):
+        if path and not Path(path).is_file():
+            yield f"{key} is {path}, but there is no such file; give a .safetensors or .pth file."
+
+
+def _shards(config: Config, run: RunFolder) -> list[str]:
+    found: list[str] = []
+    train = _open("data.train", config.data.train, found)
+    val = _open("data.val", config.data.val, found) if config.data.val else None
+    if train:
+        found += [*_classes(config, train), *_contents(config, train), *_space(config, train, run)]
+    if val and not val.ground_truth:
+        found.append(
+            f"data.val is {val.root}, but its shards have no ground truth; build them from a split "
+            "with masks, or use null for no validation."
+        )
+    if train and val:
+        found += _same_classes(train, val)
+    return found
+
+
+def _open(key: str, folder: str, found: list[str]) -> Index | None:
+    try:
+        index = load_index(folder)
+    except DataError as error:
+        found.append(f"{key} is {folder}: {error}")
+        return None
+    missing = [s.file for s in index.shards if not (index.root / s.file).is_file()]
+    if missing:
+        found.append(
+            f"{key} is {folder}, but {len(missing)} of its {len(index.shards)} shards are missing, "
+            f"the first is {missing[0]}; copy or build them again."
+        )
+        return None
+    return index
+
+
+def _classes(config: Config, train: Index) -> Iterator[str]:
+    if len(train.classes) != config.model.num_classes:
+        yield (
+            f"model.num_classes is {config.model.num_classes}, but the shards in {train.root} have "
+            f"{len(train.classes)} classes; use {len(train.classes)}."
+        )
+
+
+def _contents(config: Config, train: Index) -> Iterator[str]:
+    usable = train.num_labelled if config.data.skip_unlabelled else train.num_samples
+    if usable == 0:
+        yield f"data.train is {train.root}, but it has no image to learn from; build it anew."
+        return
+    try:
+        shard = next(number for number, entry in enumerate(train.shards) if entry.num_samples)
+        first = train.samples(shard)[0]
+    except DataError as error:
+        yield f"data.train is {train.root}: {error}"
+        return
+    if "sal.png" not in first.members:
+        yield (
+            f"data.train is {train.root}, but sample {first.key} has no saliency map; build the "
+            "shards with a saliency folder, --saliency-model FILE.onnx or the plain estimator."
+        )
+
+
+def _same_classes(train: Index, val: Index) -> Iterator[str]:
+    if train.classes == val.classes:
+        return
+    pairs = zip(train.classes, val.classes, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if at is None:
+        detail = f"{len(val.classes)} classes there, {len(train.classes)} in {train.root}"
+    else:
+        detail = (
+            f'class {at + 1} is "{val.classes[at]}" there, "{train.classes[at]}" in {train.root}'
+        )
+    yield f"data.val is {val.root}, but {detail}; build both splits with the same class list."
+
+
+def _space(config: Config, train: Index, run: RunFolder) -> Iterator[str]:
+    labels = train.num_samples * _LABEL_BYTES * (config.train.rounds + 1)
+    # Weights and momentum: those kept within a stage, and the last one of each.
+    kept = config.train.keep_checkpoints + config.train.rounds + 1
+    checkpoints = _PARAMETERS[config.model.backbone] * 4 * 2 * kept
+    needed = labels + checkpoints
+    folder = next(path for path in [run.root, *run.root.absolute().parents] if path.is_dir())
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize + _bytes_below(run.root)
+    if free < needed:
+        yield (
+            f"{folder}: {free / 1e9:.1f} GB free, but the run may need {needed / 1e9:.1f} GB "
+            f"({labels / 1e9:.1f} GB labels, {checkpoints / 1e9:.1f} GB checkpoints); free space, "
+            "or use --run with a folder on another disk."
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    """What a run folder already holds of what it will need."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

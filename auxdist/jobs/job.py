@@ -1,0 +1,164 @@
+"""The callable that every process of a run executes, whoever launched it.
+
+It carries one string, the run folder. Local processes are `python -m auxdist.jobs.job RUN`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auxdist.config import Config
+from auxdist.configfile import load_config
+from auxdist.errors import AuxdistError, Stopped
+from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
+from auxdist.runfolder import RunFolder, write_json
+from auxdist.train.guard import Fence, StopFlag, current_incarnation
+
+if TYPE_CHECKING:
+    from auxdist.world import World
+
+EXIT_ERROR = 2
+"""Exit code of a process that met an error a user can mend."""
+EXIT_STOPPED = 75
+"""Exit code of a process that was asked to stop and saved (EX_TEMPFAIL: try again later)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process of a run. Lives in an importable module, so that it is pickled by name."""
+
+    root: str
+
+    def __call__(self) -> None:
+        """Do this process's share of everything in the run that is not done yet.
+
+        Raises:
+            Stopped: the run was asked to stop and saved its state.
+            AuxdistError: the run cannot go on; failure.json says why.
+        """
+        run = RunFolder(Path(self.root))
+        stop = StopFlag().install()  # replaces submitit's handlers, which save on rank 0 only
+        try:
+            self._run(run, stop)
+        except Stopped:
+            raise
+        except AuxdistError as error:
+            if record_failure(run, error):
+                print(error, file=sys.stderr, flush=True)
+            raise
+
+    def work(
+        self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
+    ) -> None:
+        """The run itself, on all ranks."""
+        from auxdist.train.rounds import run_all
+
+        run_all(run, config, world, stop, fence)
+
+    def _run(self, run: RunFolder, stop: StopFlag) -> None:
+        from auxdist.world import joined  # imports torch, which a launcher does not need
+
+        config = load_config(run.config)
+        allocation = current_allocation()
+        if allocation:
+            allocation.export_ranks()
+        _limit_threads(config)
+        with joined(config.compute.device, config.compute.timeout_s) as world:
+            fence = raise_fence(run, world)
+            try:
+                self.work(run, config, world, stop, fence)
+            except Stopped as stopped:
+                if allocation:
+                    _leave_allocation(allocation, run, fence, world, stopped)
+                raise
+            if world.is_main:
+                _finish(run, config)
+            world.barrier()
+
+
+def raise_fence(run: RunFolder, world: World) -> Fence | None:
+    """Begin a new incarnation of the run; the main rank holds its fence.
+
+    When this returns on any rank, every earlier start of the run is fenced off.
+    """
+    fence = None
+    if world.is_main:
+        run.failure.unlink(missing_ok=True)
+        fence = Fence.raise_new(run)
+    world.barrier()
+    return fence
+
+
+def record_failure(run: RunFolder, error: AuxdistError) -> bool:
+    """Note why the run stopped for good. True on the first process to fail: only it is heard."""
+    record = {
+        "error": type(error).__name__,
+        "message": str(error),
+        "rank": int(os.environ.get("RANK", "0")),
+        "time": time.time(),
+    }
+    try:
+        with run.failure.open("x") as file:
+            json.dump(record, file, indent=1)
+    except FileExistsError:
+        return False
+    return True
+
+
+def num_threads(config: Config) -> int:
+    """CPU threads of this process: as configured, or its share of the processor."""
+    if config.compute.threads_per_rank:
+        return config.compute.threads_per_rank
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def main(job: Job) -> int:
+    """Run a job as a local process; the exit code comes back."""
+    try:
+        job()
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, flush=True)
+        return EXIT_STOPPED
+    except AuxdistError:  # the first process to fail has said it
+        return EXIT_ERROR
+    return 0
+
+
+def _limit_threads(config: Config) -> None:
+    import torch
+
+    torch.set_num_threads(num_threads(config))
+
+
+def _leave_allocation(
+    allocation: Allocation, run: RunFolder, fence: Fence | None, world: World, stopped: Stopped
+) -> None:
+    """After a stop under SLURM: have the job queued again, unless it is not wanted any more."""
+    if fence and current_incarnation(run) != fence.incarnation:
+        name = f"{allocation.job_id}.{allocation.restart}.superseded"
+        (run.launch / name).touch()  # the batch script then does not queue this job again
+        return
+    if world.is_main and allocation.requeue():
+        print(f"{stopped} Job {allocation.job_id} is queued again.", flush=True)
+    wait_to_be_killed()
+
+
+def _finish(run: RunFolder, config: Config) -> None:
+    from auxdist.observe.report import write_report
+
+    write_json(run.complete, {"name": config.name, "time": time.time()})
+    write_report(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Job(sys.argv[1])))

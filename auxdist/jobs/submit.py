@@ -1,0 +1,222 @@
+"""From a configuration to a run folder, and from that to running processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+import auxdist
+from auxdist.config import Config
+from auxdist.configfile import dump_config, load_config, located
+from auxdist.errors import ConfigError, LaunchError
+from auxdist.jobs.checks import problems, sbatch_problems
+from auxdist.jobs.job import Job
+from auxdist.jobs.local import Outcome, cpus_per_process, run_processes
+from auxdist.jobs.slurm import job_state
+from auxdist.jobs.spec import JobExecutor, LaunchSpec, launch_spec
+from auxdist.runfolder import RunFolder, write_text
+
+CODE = Path(auxdist.__file__).resolve().parents[1]
+"""The folder that holds the auxdist package."""
+
+_FREE_KEYS = (
+    "launch.",
+    "compute.",
+    "data.workers",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.log_every_steps",
+)
+"""What may change between two starts of a run: nothing that is learned depends on it."""
+
+_ENDED = (
+    None,
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked to run: a configuration file, changes to it, and a run folder."""
+
+    config_file: Path
+    overrides: Sequence[str] = ()
+    run_root: Path | None = None
+
+    def config(self) -> Config:
+        """The resolved configuration. Paths become absolute: jobs start in other folders.
+
+        Raises:
+            ConfigError: with all problems of the file and the overrides.
+        """
+        return _with_absolute_paths(load_config(self.config_file, self.overrides))
+
+    def run(self, config: Config) -> RunFolder:
+        """The run folder: as asked for, or runs/<name>."""
+        root = (self.run_root or Path("runs") / config.name).absolute()
+        if "%" in str(root):
+            raise LaunchError(
+                f"{root}: SLURM reads % in the names of log files as a pattern; use --run with a "
+                "path without %."
+            )
+        return RunFolder(root)
+
+
+def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolder, Config]:
+    """Check everything, then make the run folder, or open it where it has this configuration.
+
+    `num_ranks` is the number of processes that will run; without it that of the launch section.
+
+    Raises:
+        ConfigError: with all problems, and all keys that differ from the run's configuration.
+    """
+    run, config = checked(request, num_ranks)
+    run.launch.mkdir(parents=True, exist_ok=True)
+    write_text(run.config, dump_config(config))
+    run.failure.unlink(missing_ok=True)
+    return run, config
+
+
+def checked(request: Request, num_ranks: int | None = None) -> tuple[RunFolder, Config]:
+    """The run and the configuration of a request that can work; nothing is written.
+
+    Raises:
+        ConfigError: with all problems, and all keys that differ from the run's configuration.
+    """
+    config = request.config()
+    run = request.run(config)
+    found = located(problems(config, num_ranks, run), request.config_file, request.overrides)
+    if found := [*found, *_differences(run, config)]:
+        raise ConfigError(found)
+    return run, config
+
+
+def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
+    """Run everything that is left to do on this machine; returns when it ended.
+
+    Raises:
+        LaunchError: the run is already going on.
+    """
+    command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
+    with _only_launcher(run):
+        return run_processes(command, procs, rank_environment(config, procs))
+
+
+def rank_environment(config: Config, procs: int) -> dict[str, str]:
+    """What local ranks need besides their rank: this very code, and their share of the CPUs."""
+    threads = config.compute.threads_per_rank or cpus_per_process(procs)
+    paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+
+
+def submit(run: RunFolder, config: Config) -> str:
+    """Hand the run to SLURM; the job's id comes back.
+
+    Raises:
+        LaunchError: the run is already in the queue, or sbatch refuses it.
+    """
+    if found := sbatch_problems():
+        raise LaunchError(found[0])
+    if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
+        raise LaunchError(
+            f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
+            f"`scancel {known}` first."
+        )
+    executor = JobExecutor(spec_of(run, config), run.launch)
+    try:
+        job_id = executor.submit(Job(str(run.root))).job_id
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise LaunchError(f"sbatch refused the job: {error}") from error
+    with (run.launch / "jobs.jsonl").open("a") as file:
+        file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
+    return str(job_id)
+
+
+def dry_run(run: RunFolder, config: Config) -> tuple[Path, str, str]:
+    """Where the batch file and the configuration were written, and the text of both.
+
+    The run's own config.yaml stays as it is: a dry run commits to nothing.
+    """
+    folder = run.launch / "dry-run"
+    texts = JobExecutor(spec_of(run, config), run.launch).batch_text(), dump_config(config)
+    for name, text in zip(("job.sbatch", "config.yaml"), texts, strict=True):
+        write_text(folder / name, text)
+    return folder, *texts
+
+
+def spec_of(run: RunFolder, config: Config) -> LaunchSpec:
+    """The SLURM job of a run."""
+    return launch_spec(config, run, CODE)
+
+
+def last_job(run: RunFolder) -> str | None:
+    """The SLURM job that was submitted last for a run."""
+    path = run.launch / "jobs.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return str(json.loads(lines[-1])["job_id"]) if lines else None
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).absolute()) if path else path
+
+    data = replace(
+        config.data, train=absolute(config.data.train) or "", val=absolute(config.data.val)
+    )
+    model = replace(config.model, weights=absolute(config.model.weights))
+    classifier = replace(config.classifier, weights=absolute(config.classifier.weights))
+    return replace(config, data=data, model=model, classifier=classifier)
+
+
+def _differences(run: RunFolder, config: Config) -> list[str]:
+    """Keys in which a run's own configuration is another one, as text."""
+    if not run.config.exists():
+        return []
+    old, new = (_flat(asdict(each)) for each in (load_config(run.config), config))
+    keys = [k for k in old | new if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)]
+    return [
+        f"{run.config}: {key} is {old.get(key)} in this run, but {new.get(key)} is asked for; a "
+        "run keeps its configuration: use the old value, or --run with another folder."
+        for key in keys
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@contextmanager
+def _only_launcher(run: RunFolder) -> Iterator[None]:
+    """Held while processes run; the kernel lets go of it should the launcher die."""
+    with (run.launch / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LaunchError(
+                f"{run.root}: another launch/local.py runs this folder; wait for it, stop it, or "
+                "use --run with another folder."
+            ) from error
+        yield

@@ -1,0 +1,135 @@
+"""Fail before the queue: each fault is found without a GPU, all at once, and says what to do."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from shardmaker import make_shards
+
+from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
+from auxdist.jobs.checks import problems, sbatch_problems
+from auxdist.runfolder import RunFolder
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Config:
+    make_shards(tmp_path / "train", 8, 2)
+    make_shards(tmp_path / "val", 4, 1)
+    return Config(
+        data=DataConfig(train=str(tmp_path / "train"), val=str(tmp_path / "val")),
+        model=ModelConfig(num_classes=3, backbone="small"),
+        train=TrainConfig(rounds=1),
+    )
+
+
+def found(config: Config, tmp_path: Path, ranks: int = 1) -> list[str]:
+    return problems(config, ranks, RunFolder(tmp_path / "runs" / "x"))
+
+
+def test_a_good_configuration_has_no_problems(good: Config, tmp_path: Path) -> None:
+    assert found(good, tmp_path, ranks=2) == []
+
+
+def with_data(config: Config, **change: str) -> Config:
+    return replace(config, data=replace(config.data, **change))  # type: ignore[arg-type]
+
+
+def edit_index(folder: Path, **change: object) -> int:
+    path = folder / "index.json"
+    return path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda c, _: with_data(c, train="/nowhere"),
+            ["data.train is /nowhere", "no shards here", "build them with shards/build_*.py"],
+        ),
+        (
+            lambda c, _: replace(c, model=ModelConfig(num_classes=20, backbone="small")),
+            ["model.num_classes is 20", "have 3 classes; use 3."],
+        ),
+        (
+            lambda c, _: replace(c, model=replace(c.model, weights="/no/weights.pth")),
+            ["model.weights is /no/weights.pth", "no such file", "give a .safetensors"],
+        ),
+        (
+            lambda c, _: replace(c, classifier=replace(c.classifier, weights="/no/psa.pth")),
+            ["classifier.weights is /no/psa.pth", "no such file"],
+        ),
+        (
+            lambda c, p: (p / "train" / "img-000001.tar").unlink() or c,
+            [
+                "data.train is",
+                "1 of its 2 shards are missing",
+                "img-000001.tar",
+                "build them again",
+            ],
+        ),
+        (
+            lambda c, p: edit_index(p / "val", classes=["class0", "cat", "class2"]) and c,
+            ['class 2 is "cat" there, "class1" in', "same class list"],
+        ),
+        (
+            lambda c, p: edit_index(p / "val", classes=["class0", "class1"]) and c,
+            ["2 classes there, 3 in", "same class list"],
+        ),
+        (
+            lambda c, p: edit_index(p / "val", ground_truth=False) and c,
+            ["data.val is", "no ground truth", "use null for no validation"],
+        ),
+        (
+            lambda c, p: (p / "train" / "img-000000.json").write_text("{}") and c,
+            ["data.train is", "img-000000.json", "does not belong to this index"],
+        ),
+        (
+            lambda c, p: edit_index(p / "train", shards=[]) and c,
+            ["data.train is", "no image to learn from"],
+        ),
+    ],
+)
+def test_each_fault_is_named_and_says_what_to_do(
+    good: Config, tmp_path: Path, spoil: Callable[[Config, Path], Config], words: list[str]
+) -> None:
+    [problem] = found(spoil(good, tmp_path), tmp_path)
+    for word in words:
+        assert word in problem
+
+
+def test_shards_without_saliency(good: Config, tmp_path: Path) -> None:
+    make_shards(tmp_path / "plain", 8, 2, saliency=False)
+    [problem] = found(with_data(good, train=str(tmp_path / "plain")), tmp_path)
+    assert "sample img-00000 has no saliency map" in problem
+    assert "--saliency-model FILE.onnx" in problem
+
+
+def test_batch_must_divide_among_the_ranks(good: Config, tmp_path: Path) -> None:
+    problem = found(good, tmp_path, ranks=3)[-1]
+    assert problem.startswith("train.global_batch is 4")
+    assert "multiple of 3" in problem
+
+
+def test_too_little_space(good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimpleNamespace(f_bavail=10, f_frsize=1000)
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    [problem] = found(good, tmp_path)
+    assert problem.startswith(f"{tmp_path}: 0.0 GB free, but the run may need 0.1 GB")
+    assert "use --run with a folder on another disk" in problem
+
+
+def test_all_faults_come_at_once(good: Config, tmp_path: Path) -> None:
+    bad = with_data(good, train="/nowhere", val="/nor/there")
+    bad = replace(bad, model=replace(bad.model, weights="/no.pth"))
+    assert len(found(bad, tmp_path, ranks=3)) == 5
+
+
+def test_a_host_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    [problem] = sbatch_problems()
+    assert "sbatch: not found" in problem
+    assert "--dry-run" in problem

@@ -1,0 +1,129 @@
+"""The job: fenced, stopped in order, failing for good only where a person is needed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+
+from auxdist.config import ComputeConfig, Config
+from auxdist.configfile import dump_config
+from auxdist.errors import DataError
+from auxdist.jobs.job import Job, num_threads, record_failure
+from auxdist.jobs.local import Outcome, run_processes
+from auxdist.runfolder import RunFolder, write_json, write_text
+from auxdist.train.guard import current_incarnation
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+def make_run(root: Path, **plan: object) -> RunFolder:
+    run = RunFolder(root)
+    config = Config(compute=ComputeConfig(device="cpu", threads_per_rank=1))
+    write_text(run.config, dump_config(config))
+    write_json(run.root / "plan.json", {"steps": 3, "step_s": 0.0, **plan})
+    return run
+
+
+def count(run: RunFolder, procs: int = 2) -> Outcome:
+    command = [sys.executable, "-m", "counting_job", str(run.root)]
+    return run_processes(command, procs, ENVIRONMENT, grace_s=3)
+
+
+def test_a_job_carries_one_string_and_is_sent_by_name(tmp_path: Path) -> None:
+    DelayedSubmission(Job("/data/run")).dump(tmp_path / "sent")
+    content = (tmp_path / "sent").read_bytes()
+    assert b"auxdist.jobs.job" in content
+    assert b"/data/run" in content
+    assert len(content) < 400
+
+
+def test_a_finished_run_is_marked_and_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert count(run) == Outcome(0)
+    assert run.complete.exists()
+    assert run.report.exists()
+    assert current_incarnation(run) == 1
+    starts = (run.root / "starts").read_text().splitlines()
+    assert sorted(starts) == ["0 of 2 at 0", "1 of 2 at 0"]
+
+
+def test_a_stop_saves_and_the_same_command_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, steps=400, step_s=0.02)
+    stopper = threading.Thread(target=stop_rank, args=(run, 1))
+    stopper.start()
+    outcome = count(run)
+    stopper.join()
+    assert outcome.code == 75
+    stopped_at = json.loads((run.root / "state.json").read_text())["step"]
+    assert 0 < stopped_at < 400
+    assert capfd.readouterr().out == f"saved at step {stopped_at}.\n"
+    assert not run.complete.exists()
+    write_json(run.root / "plan.json", {"steps": stopped_at + 2, "step_s": 0.0})
+    assert count(run).code == 0
+    assert f"0 of 2 at {stopped_at}" in (run.root / "starts").read_text()
+    assert current_incarnation(run) == 2
+
+
+def stop_rank(run: RunFolder, rank: int) -> None:
+    """Ask one rank to stop, once both count."""
+    while not (run.root / "state.json").exists():
+        time.sleep(0.02)
+    pid = json.loads((run.root / f"rank-{rank}.json").read_text())["pid"]
+    os.kill(pid, signal.SIGTERM)
+
+
+def test_an_error_of_one_rank_is_said_once_and_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, fail=[1, 1])
+    outcome = count(run)
+    assert outcome.code != 0
+    error = capfd.readouterr().err
+    assert error.count("sample x: is damaged; build the shards anew.") == 1
+    failure = json.loads(run.failure.read_text())
+    assert failure["error"] == "DataError"
+    assert failure["rank"] == 1
+    write_json(run.root / "plan.json", {"steps": 3, "step_s": 0.0})
+    assert count(run).code == 0
+    assert not run.failure.exists()
+
+
+def test_a_killed_rank_is_no_failure_for_good(tmp_path: Path) -> None:
+    run = make_run(tmp_path, die=[1, 1])
+    assert "Rank 1 was killed by SIGKILL" in count(run).message
+    assert not run.failure.exists()
+    assert count(run).code == 0
+
+
+def test_only_the_first_failure_is_heard(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert record_failure(run, DataError("first"))
+    assert not record_failure(run, DataError("second"))
+    assert json.loads(run.failure.read_text())["message"] == "first"
+
+
+def test_threads_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert num_threads(Config(compute=ComputeConfig(threads_per_rank=3))) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "10000")
+    assert num_threads(Config()) == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "7")
+    assert num_threads(Config()) == 7
+
+
+def test_a_launcher_needs_no_torch() -> None:
+    code = "import sys, auxdist.jobs.submit; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert result.stdout == "False\n"
