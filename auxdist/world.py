@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from auxdist.errors import LaunchError
+from auxdist.errors import DataError, LaunchError
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -56,6 +56,23 @@ class World:
     def barrier(self) -> None:
         """Return when every rank is here."""
         self.all_sum(torch.zeros(1))
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """A with block whose DataError on one rank is raised on every rank at its end.
+
+        Without it the other ranks would wait for that one until the time limit of a collective.
+        """
+        problem = None
+        try:
+            yield
+        except DataError as error:
+            problem = error
+        if self.any(problem is not None):
+            raise problem or DataError(
+                f"rank {self.rank} stops because another rank met bad data; that rank's own message "
+                "says which."
+            )
 
     def ticket(self, queue: str) -> int:
         """The next number (0, 1, 2, ...) of `queue`; no two ranks are given the same one.

@@ -1,0 +1,83 @@
+"""The first labels: CAMs of the image-level classifier, fused with the off-the-shelf saliency.
+
+Shape legend: C classes, K classes that the image is labelled with, H W image, h w feature map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from auxdist.config import LabelsConfig
+from auxdist.data.reader import SourceSample
+from auxdist.errors import DataError
+from auxdist.labels.fuse import cam_only, fuse, normalise_cam
+from auxdist.labels.store import LabelMaps
+from auxdist.model.auxsegnet import AuxSegNet
+
+
+@dataclass(frozen=True)
+class InitialLabels:
+    """Makes the labels of round 0 (method 2.7, first labels); `net` is in eval mode on `device`."""
+
+    net: AuxSegNet
+    config: LabelsConfig
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def make(self, source: SourceSample) -> LabelMaps:
+        """The labels of an image; its saliency is the off-the-shelf map, unchanged.
+
+        Raises:
+            DataError: the sample has no saliency map.
+        """
+        original = original_saliency(source)
+        cam = self._cam(source)
+        saliency = torch.from_numpy(original).to(self.device) / 255
+        threshold = self.config.cam_threshold
+        labels = fuse(cam, saliency, source.classes, threshold, self.config.saliency_threshold)
+        by_cam = cam_only(cam, source.classes, threshold)
+        return LabelMaps(labels.cpu().numpy(), original, by_cam.cpu().numpy())
+
+    def _cam(self, source: SourceSample) -> Tensor:
+        """(K, H, W): summed over scales and flips, then normalised."""
+        size = source.image.shape[:2]
+        total = torch.zeros((len(source.classes), *size), device=self.device)
+        if not source.classes:
+            return total
+        for scale in self.config.cam_scales:
+            image = self._at_scale(source.image, scale)
+            views = torch.stack([image, image.flip(-1)]) if self.config.cam_flip else image[None]
+            _, cam = self.net.classify(self.net.prepare(views), None)
+            cam = cam[:, list(source.classes)].clamp_min(0)  # (1 or 2, K, h, w)
+            cam = F.interpolate(cam, size, mode="bilinear", align_corners=False)
+            total += cam[0]
+            if self.config.cam_flip:
+                total += cam[1].flip(-1)
+        return normalise_cam(total)
+
+    def _at_scale(self, image: np.ndarray, scale: float) -> Tensor:
+        """(3, H', W') uint8 on the device."""
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        if (height, width) != image.shape[:2]:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(image).permute(2, 0, 1).to(self.device)
+
+
+def original_saliency(source: SourceSample) -> np.ndarray:
+    """(H, W) uint8 off-the-shelf saliency of a sample.
+
+    Raises:
+        DataError: the sample has none.
+    """
+    if source.saliency is None:
+        raise DataError(
+            f"{source.key}: has no saliency map (sal.png), and pseudo labels need one; build the "
+            "shards with a saliency folder or --saliency-model."
+        )
+    return source.saliency

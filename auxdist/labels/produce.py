@@ -1,0 +1,179 @@
+"""Making a round of labels with all ranks: the common part of the first labels and of a refresh."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from auxdist.data.index import Index, Sample
+from auxdist.data.reader import SourceSample, read_sample
+from auxdist.errors import DataError, Stopped
+from auxdist.labels.lease import shards_to_do
+from auxdist.labels.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Provenance,
+    Seal,
+    collect,
+    read_manifest,
+    write_manifest,
+)
+from auxdist.labels.store import LabelMaps, ShardWriter, publish_latest
+from auxdist.observe.events import EventLog
+from auxdist.runfolder import RunFolder
+from auxdist.world import World
+
+SHARED_DISK_S = 60.0
+"""So long a network file system may take to show the main rank what another node wrote."""
+
+
+class LabelMaker(Protocol):
+    """Makes the labels of one image, from it alone: nothing may carry over to the next."""
+
+    def make(self, source: SourceSample) -> LabelMaps:
+        """The labels of an image.
+
+        Raises:
+            DataError: they cannot be made from what the sample has.
+        """
+
+
+@dataclass(frozen=True)
+class Production:
+    """A round of labels to be made: into which run, from which images, by whom, until when."""
+
+    run: RunFolder
+    world: World
+    index: Index
+    events: EventLog
+    stop: Callable[[], bool]
+    """Asked between images; once true on any rank, all ranks leave in order."""
+    bad_sample_budget: int
+
+
+@dataclass
+class _Done:
+    """What this rank has behind it."""
+
+    quarantined: int = 0
+    is_stopped: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, seal: Seal) -> None:
+        self.quarantined += len(seal.quarantined)
+        self.reasons += seal.quarantined.values()
+
+
+def produce(
+    production: Production, round: int, provenance: Provenance, maker: LabelMaker
+) -> Manifest:
+    """Make what is missing of a round of labels; all ranks call this and get the manifest.
+
+    Every file is the same, byte for byte, for any number of ranks (with equal threads each) and
+    for any deaths in between.
+
+    Raises:
+        DataError: the round is finished already, more images than the budget could not be read,
+            or shards are damaged; on every rank.
+        Stopped: a stop was asked for; finished shards are kept and the same call goes on.
+    """
+    run, world = production.run, production.world
+    _refuse_finished(production, round)
+    writer = ShardWriter(run.labels(round), production.index, round, provenance)
+    since = time.monotonic()
+    with world.failing_together():
+        done = _do_shards(production, writer, maker)
+    _agree(production, round, done)
+    with world.failing_together():
+        if world.is_main:
+            _finish(production, writer)
+    manifest = read_manifest(run.labels(round))
+    production.events.write(
+        "refresh",
+        round=round,
+        images=production.index.num_samples,
+        seconds=time.monotonic() - since,
+        coverage=manifest.coverage,
+    )
+    return manifest
+
+
+def _refuse_finished(production: Production, round: int) -> None:
+    # Only the main rank looks: on a network file system a rank that looked too early could go on
+    # believing that a file is not there.
+    run, world = production.run, production.world
+    is_finished = world.is_main and (run.labels(round) / MANIFEST_NAME).exists()
+    if world.from_main(int(is_finished)):
+        raise DataError(
+            f"{run.labels(round)}: this round of labels is finished and is never overwritten; "
+            f"to make it anew delete its {MANIFEST_NAME} first, or begin a new run."
+        )
+
+
+def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -> _Done:
+    done = _Done()
+    leases = shards_to_do(production.world, "labels", len(production.index.shards))
+    try:
+        for shard in leases:
+            seal = writer.sealed(shard)
+            if seal is None:
+                seal = writer.write(shard, partial(_make, production, maker, shard))
+            if seal.quarantined:
+                production.events.write("quarantine", keys=list(seal.quarantined))
+            done.add(seal)
+            if done.quarantined > production.bad_sample_budget:
+                break
+    except Stopped:
+        done.is_stopped = True
+    finally:
+        for _ in leases:  # what is left is for nobody: the other ranks end soon as well
+            pass
+    return done
+
+
+def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample) -> LabelMaps:
+    if production.stop():
+        raise Stopped
+    return maker.make(read_sample(production.index, shard, sample))
+
+
+def _agree(production: Production, round: int, done: _Done) -> None:
+    mine = torch.tensor([done.quarantined, int(done.is_stopped)])
+    quarantined, stopped = production.world.all_sum(mine).tolist()
+    if quarantined > production.bad_sample_budget:
+        examples = "\n".join(f"  {reason}" for reason in done.reasons[:5])
+        raise DataError(
+            f"labels of round {round}: {quarantined} images could not be read, the budget "
+            f"labels.bad_sample_budget is {production.bad_sample_budget}; mend the shards or raise "
+            f"the budget. This rank met {done.quarantined}:\n{examples}"
+        )
+    if stopped:
+        raise Stopped(f"labels of round {round}: finished shards are saved; run again to go on.")
+
+
+def _finish(production: Production, writer: ShardWriter) -> None:
+    for left in writer.folder.glob(".*.tmp"):  # by writers that died
+        left.unlink(missing_ok=True)
+    deadline = time.monotonic() + SHARED_DISK_S
+    seals = (_await_seal(writer, s, deadline) for s in range(len(production.index.shards)))
+    num_classes = len(production.index.classes)
+    manifest = collect(writer.round, writer.provenance, num_classes, seals)
+    publish_latest(production.run, writer.round)
+    write_manifest(writer.folder, manifest)
+
+
+def _await_seal(writer: ShardWriter, shard: int, deadline: float) -> Seal:
+    while (seal := writer.seal(shard)) is None:
+        if time.monotonic() > deadline:
+            raise DataError(
+                f"{writer.folder / writer.index.shards[shard].file}: another rank finished it, but "
+                f"it is not here after {SHARED_DISK_S:.0f} s; is the run folder on a disk that all "
+                "nodes share?"
+            )
+        time.sleep(0.2)
+    return seal

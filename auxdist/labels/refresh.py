@@ -1,0 +1,72 @@
+"""The labels after a round of training: refined CAMs and saliency, fused anew.
+
+Shape legend: C classes, K classes that the image is labelled with, H W image, h w feature map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from auxdist.config import LabelsConfig
+from auxdist.data.reader import SourceSample
+from auxdist.labels.fuse import fuse, normalise_cam
+from auxdist.labels.initial import original_saliency
+from auxdist.labels.store import LabelMaps
+from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.records import Outputs
+
+
+@dataclass(frozen=True)
+class RefinedLabels:
+    """Makes the labels that follow a round (method 2.7, update); `net` is in eval mode on `device`.
+
+    The network sees the whole image at scale 1.
+    """
+
+    net: AuxSegNet
+    config: LabelsConfig
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def make(self, source: SourceSample) -> LabelMaps:
+        """The labels of an image.
+
+        Raises:
+            DataError: the sample has no saliency map.
+        """
+        original = original_saliency(source)
+        image = torch.from_numpy(source.image).permute(2, 0, 1)[None].to(self.device)
+        outputs = self.net(self.net.prepare(image))
+        cam = self._refined_cam(outputs, source)
+        saliency = self._saliency(outputs, original)
+        labels = fuse(
+            cam,
+            saliency,
+            source.classes,
+            self.config.cam_threshold,
+            self.config.saliency_threshold,
+        )
+        stored = (saliency * 255).round().to(torch.uint8)
+        return LabelMaps(labels.cpu().numpy(), stored.cpu().numpy())
+
+    def _refined_cam(self, outputs: Outputs, source: SourceSample) -> Tensor:
+        """(K, H, W): A_CT cam of the labelled classes, not normalised again."""
+        size = source.image.shape[:2]
+        if not source.classes:
+            return torch.zeros((0, *size), device=self.device)
+        cam = normalise_cam(outputs.cam[0, list(source.classes)])  # (K, h, w)
+        return _upsample(outputs.affinity.apply(cam[None]), size)[0]
+
+    def _saliency(self, outputs: Outputs, original: np.ndarray) -> Tensor:
+        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1]."""
+        predicted = _upsample(outputs.saliency_refined.float().sigmoid(), original.shape)[0, 0]
+        return (predicted + torch.from_numpy(original).to(self.device) / 255) / 2
+
+
+def _upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

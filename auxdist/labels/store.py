@@ -1,0 +1,262 @@
+"""Label shards on disk: written one per image shard, accepted only where a round is finished.
+
+Members of a sample: KEY.seg.png, palette PNG of 0 background, 1..C, 255 ignore; KEY.sal.png, 8-bit
+saliency; KEY.json, numbers of pixels; in round 0 also KEY.cam.png, the labels that the CAMs alone
+would give, which are only measured. H W are the height and width of the image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from auxdist.data.index import Index, Sample, read_table, table_path
+from auxdist.data.reader import (
+    check_size,
+    decode_gray,
+    decode_labels,
+    encode_gray,
+    encode_labels,
+    read_member,
+)
+from auxdist.data.shardfile import SampleFacts, write_shard
+from auxdist.errors import DataError
+from auxdist.labels.manifest import (
+    LabelShard,
+    Manifest,
+    Provenance,
+    Seal,
+    Totals,
+    read_manifest,
+    read_seal,
+    seal_path,
+    write_seal,
+)
+from auxdist.records import IGNORE
+from auxdist.runfolder import RunFolder, write_text
+from auxdist.world import World
+
+LabelMember = Literal["seg.png", "cam.png"]
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The labels of one image.
+
+    segmentation  (H, W) uint8: 0 background, 1..C, 255 ignore
+    saliency      (H, W) uint8, 255 is certain
+    cam           (H, W) uint8, labels by the CAMs alone, or None
+    """
+
+    segmentation: np.ndarray
+    saliency: np.ndarray
+    cam: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The finished labels of a round, beside the image shards that they belong to."""
+
+    folder: Path
+    index: Index
+    manifest: Manifest
+
+    def read(self, shard: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) uint8 segmentation and (H, W) uint8 saliency of an image.
+
+        Raises:
+            DataError: the image could not be read when its labels were made, or they are damaged.
+        """
+        if key in self.manifest.quarantined:
+            raise DataError(
+                f"{self.folder}: {key} has no labels, its image could not be read when they were "
+                f"made ({self.manifest.quarantined[key]})"
+            )
+        sample = self._sample(shard, key)
+        saliency = decode_gray(self._bytes(shard, sample, "sal.png"), f"{key}.sal.png")
+        check_size(saliency, (sample.height, sample.width), f"{key}.sal.png")
+        return self.read_labels(shard, key, "seg.png"), saliency
+
+    def read_labels(self, shard: int, key: str, member: LabelMember) -> np.ndarray:
+        """(H, W) uint8 labels of an image; one that could not be read is all 255.
+
+        Raises:
+            DataError: the round has no such member, or it is damaged.
+        """
+        sample = self._sample(shard, key)
+        labels = decode_labels(self._bytes(shard, sample, member), f"{key}.{member}")
+        check_size(labels, (sample.height, sample.width), f"{key}.{member}")
+        return labels
+
+    def _sample(self, shard: int, key: str) -> Sample:
+        entry = self.manifest.shards[shard]
+        samples = _by_key(table_path(self.folder / entry.file), entry.table_sha256)
+        if key not in samples:
+            raise DataError(
+                f"{self.folder / entry.file}: has no labels of {key}; refresh them anew."
+            )
+        return samples[key]
+
+    def _bytes(self, shard: int, sample: Sample, member: str) -> bytes:
+        tar = self.folder / self.manifest.shards[shard].file
+        if member not in sample.members:
+            raise DataError(f"{tar}: has no {sample.key}.{member}; only round 0 has cam.png.")
+        return read_member(tar, sample.members[member])
+
+
+def open_labels(folder: Path, index: Index, world: World | None = None) -> LabelSet:
+    """Accept a finished round of labels. All ranks call this; each checks its share of the bytes.
+
+    Raises:
+        DataError: on every rank, when the round is not finished, belongs to other images, or a
+            file is damaged.
+    """
+    world = world or World()
+    with world.failing_together():
+        manifest = read_manifest(folder)
+        _check_belongs(folder, manifest, index)
+        for entry in manifest.shards[world.rank :: world.size]:
+            if not _is_intact(folder / entry.file, entry):
+                raise DataError(
+                    f"{folder / entry.file}: its bytes are not those that manifest.json names. "
+                    "Delete manifest.json and run again: only damaged shards are made anew."
+                )
+    return LabelSet(folder, index, manifest)
+
+
+@dataclass
+class _Tally:
+    """What a seal says of the samples of a shard."""
+
+    totals: Totals
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes label tars of one round: `folder`, `round` and `provenance` are those of the round."""
+
+    folder: Path
+    index: Index
+    round: int
+    provenance: Provenance
+
+    def sealed(self, shard: int) -> Seal | None:
+        """The seal of a label shard that is whole and was made from the same things; else None."""
+        tar = self.folder / self.index.shards[shard].file
+        seal = self.seal(shard)
+        return seal if seal is not None and _is_intact(tar, seal.shard) else None
+
+    def seal(self, shard: int) -> Seal | None:
+        """As `sealed`, but takes the tar's bytes on trust: for shards that were just checked."""
+        image = self.index.shards[shard]
+        seal = read_seal(self.folder / image.file)
+        if seal is None or (seal.round, seal.provenance) != (self.round, self.provenance):
+            return None
+        same = (seal.shard.file, seal.shard.image_sha256) == (image.file, image.sha256)
+        return seal if same else None
+
+    def write(self, shard: int, make: Callable[[Sample], LabelMaps]) -> Seal:
+        """Make the labels of a shard, write and seal them; what is there is replaced.
+
+        An image for which `make` raises DataError gets a label that is all ignore, and is named
+        in the seal. Any other error leaves the shard unsealed.
+        """
+        image = self.index.shards[shard]
+        tar = self.folder / image.file
+        seal_path(tar).unlink(missing_ok=True)
+        tally = _Tally(Totals.none(len(self.index.classes)))
+        entry = write_shard(tar, self._contents(self.index.samples(shard), make, tally))
+        label_shard = LabelShard(
+            entry.file,
+            entry.bytes,
+            entry.sha256,
+            entry.num_samples,
+            entry.table_sha256,
+            image.sha256,
+        )
+        seal = Seal(self.round, self.provenance, label_shard, tally.totals, tally.quarantined)
+        write_seal(tar, seal)
+        return seal
+
+    def _contents(
+        self, samples: tuple[Sample, ...], make: Callable[[Sample], LabelMaps], tally: _Tally
+    ) -> Iterator[tuple[str, Mapping[str, bytes], SampleFacts]]:
+        for sample in samples:
+            try:
+                maps = make(sample)
+            except DataError as error:
+                tally.quarantined[sample.key] = str(error)
+                maps = self._all_ignore(sample)
+            totals = Totals.of(maps.segmentation, len(self.index.classes))
+            tally.totals += totals
+            facts = SampleFacts(sample.width, sample.height, sample.classes)
+            yield sample.key, self._encode(maps, totals), facts
+
+    def _all_ignore(self, sample: Sample) -> LabelMaps:
+        labels = np.full((sample.height, sample.width), IGNORE, dtype=np.uint8)
+        return LabelMaps(labels, np.zeros_like(labels), labels if self.round == 0 else None)
+
+    def _encode(self, maps: LabelMaps, totals: Totals) -> dict[str, bytes]:
+        content = {
+            "json": json.dumps(asdict(totals), sort_keys=True).encode(),
+            "sal.png": encode_gray(maps.saliency),
+            "seg.png": encode_labels(maps.segmentation, self.index.palette),
+        }
+        if maps.cam is not None:
+            content["cam.png"] = encode_labels(maps.cam, self.index.palette)
+        return content
+
+
+def publish_latest(run: RunFolder, round: int) -> None:
+    """Name the newest round of labels; making an older one anew changes nothing here.
+
+    Comes before the manifest, so that a death in between leaves a round that is merely not
+    finished, never a finished one that nobody is told of.
+    """
+    newest = latest_round(run)
+    if newest is None or newest < round:
+        write_text(run.latest_labels, f"{run.labels(round).name}\n")
+
+
+def latest_round(run: RunFolder) -> int | None:
+    """The newest round of labels, or None before the first; `open_labels` says if it is whole."""
+    if not run.latest_labels.exists():
+        return None
+    return int(run.latest_labels.read_text().strip().removeprefix("round-"))
+
+
+def _check_belongs(folder: Path, manifest: Manifest, index: Index) -> None:
+    expected = [(image.file, image.sha256, image.num_samples) for image in index.shards]
+    found = [(label.file, label.image_sha256, label.num_samples) for label in manifest.shards]
+    if expected != found:
+        raise DataError(
+            f"{folder}: labels of other images than those in {index.root}; give the folder of "
+            "shards that the run began with, or begin a new run."
+        )
+
+
+def _is_intact(tar: Path, entry: LabelShard) -> bool:
+    try:
+        if tar.stat().st_size != entry.bytes:
+            return False
+        return _digest(tar) == entry.sha256 and _digest(table_path(tar)) == entry.table_sha256
+    except FileNotFoundError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _by_key(table: Path, sha256: str) -> dict[str, Sample]:
+    return {sample.key: sample for sample in read_table(table, sha256)}

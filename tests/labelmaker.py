@@ -1,0 +1,95 @@
+"""A tiny network, a label maker without one, and a round of labels, for tests."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from auxdist.config import METHOD_AFFINITY, Config, LabelsConfig, ModelConfig
+from auxdist.data.index import Index
+from auxdist.data.reader import SourceSample
+from auxdist.labels.manifest import Manifest, Provenance
+from auxdist.labels.produce import LabelMaker, Production, produce
+from auxdist.labels.store import LabelMaps
+from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.build import build
+from auxdist.observe.events import EventLog
+from auxdist.runfolder import RunFolder
+from auxdist.world import World
+
+LABELS = LabelsConfig(cam_scales=(1.0, 0.5))
+PROVENANCE = Provenance.of(Config(), "0" * 64)
+
+
+def tiny_net(num_classes: int = 3, row_block: int = 0) -> AuxSegNet:
+    """A random network with the whole of AuxSegNet+, equal at every call."""
+    affinity = METHOD_AFFINITY["auxsegnet+"]
+    config = ModelConfig(
+        num_classes=num_classes,
+        backbone="small",
+        small_width=8,
+        branch_channels=8,
+        affinity=type(affinity)(**{**affinity.__dict__, "row_block": row_block}),
+    )
+    torch.manual_seed(1)
+    net = build(config).eval()
+    with torch.no_grad():  # else its maps would be nearly constant
+        for task in ("seg_att", "sal_att"):
+            net.get_parameter(f"{task}.theta.weight").mul_(5000)
+        net.sal_conv4.weight.mul_(100)
+    return net
+
+
+class PlainLabels:
+    """Labels from the image alone: fast, and different for every image.
+
+    `before` is called with the number of images made so far.
+    """
+
+    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+        self.before = before
+        self.num_made = 0
+
+    def make(self, source: SourceSample) -> LabelMaps:
+        """Class 1 where the image is bright, ignore where it is dark."""
+        self.before(self.num_made)
+        self.num_made += 1
+        gray = source.image[..., 0]
+        labels = np.where(gray > 100, 1, np.where(gray < 70, 255, 0)).astype(np.uint8)
+        return LabelMaps(labels, gray.copy(), labels)
+
+
+def make_round(
+    run: RunFolder,
+    index: Index,
+    maker: LabelMaker,
+    *,
+    world: World = World(),  # noqa: B008  (frozen)
+    round: int = 0,
+    provenance: Provenance = PROVENANCE,
+    stop: Callable[[], bool] = lambda: False,
+    budget: int = 10,
+) -> Manifest:
+    """`produce` with the surroundings that most tests share."""
+    with EventLog(run, world.rank, io.StringIO()) as events:
+        production = Production(run, world, index, events, stop, budget)
+        return produce(production, round, provenance, maker)
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """The content of every file in a folder, by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def damage_image(index: Index, shard: int, number: int) -> str:
+    """Overwrite the JPEG of a sample in its tar; its key."""
+    sample = index.samples(shard)[number]
+    member = sample.members["jpg"]
+    with (index.root / index.shards[shard].file).open("r+b") as file:
+        file.seek(member.offset)
+        file.write(b"\0" * member.size)
+    return sample.key

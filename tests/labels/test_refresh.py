@@ -1,0 +1,66 @@
+"""Labels after a round, against the text of method 2.7."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from labelmaker import tiny_net
+
+from auxdist.config import LabelsConfig
+from auxdist.data.reader import SourceSample
+from auxdist.errors import DataError
+from auxdist.labels.refresh import RefinedLabels
+
+GENERATOR = np.random.Generator(np.random.PCG64(0))
+IMAGE = GENERATOR.integers(0, 256, (36, 50, 3), dtype=np.uint8)
+LABELS = LabelsConfig(cam_threshold=0.1, saliency_threshold=0.5)
+SALIENCY = GENERATOR.integers(0, 256, (36, 50), dtype=np.uint8)
+
+
+def reference(classes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Segmentation and saliency, step by step, with every class and the dense affinity."""
+    net = tiny_net()
+    with torch.inference_mode():
+        out = net(net.prepare(torch.from_numpy(IMAGE).permute(2, 0, 1)[None]))
+    cam = out.cam[0].relu()
+    cam = cam / (cam.amax((1, 2), keepdim=True) + 1e-5)
+    refined = out.affinity.dense()[0] @ cam.flatten(1).T  # (N, C)
+    refined = refined.T.reshape(1, *cam.shape)
+    up = F.interpolate(refined, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0].numpy()
+    sal = F.interpolate(
+        torch.sigmoid(out.saliency_refined), IMAGE.shape[:2], mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    sal = (sal + SALIENCY.astype(np.float32) / 255) / 2
+    labels = np.zeros(sal.shape, dtype=np.uint8)
+    for y, x in np.ndindex(*sal.shape):
+        scores = {c: up[c, y, x] for c in classes}
+        best = max(scores, key=lambda c: scores[c], default=None)
+        seen = best is not None and scores[best] > LABELS.cam_threshold
+        if seen and sal[y, x] > LABELS.saliency_threshold:
+            assert best is not None
+            labels[y, x] = 1 + best
+        elif seen or sal[y, x] > LABELS.saliency_threshold:
+            labels[y, x] = 255
+    return labels, np.rint(sal * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("classes", [(0, 2), (1,), ()])
+def test_refresh_follows_the_method(classes: tuple[int, ...]) -> None:
+    maps = RefinedLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, SALIENCY, classes))
+    labels, saliency = reference(classes)
+    assert (maps.segmentation != labels).sum() <= 1  # a pixel may lie on a threshold
+    assert np.abs(maps.saliency.astype(int) - saliency).max() <= 1
+    assert {*np.unique(maps.segmentation)} == {0, 255, *(1 + c for c in classes)}
+
+
+def test_blocked_affinity_gives_the_same_labels_as_the_dense_one() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
+    dense = RefinedLabels(tiny_net(), LABELS).make(source)
+    blocked = RefinedLabels(tiny_net(row_block=7), LABELS).make(source)
+    assert (dense.segmentation != blocked.segmentation).sum() <= 1
+    assert np.abs(dense.saliency.astype(int) - blocked.saliency).max() <= 1
+
+
+def test_sample_without_saliency_is_refused() -> None:
+    with pytest.raises(DataError, match="a: has no saliency map"):
+        RefinedLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, None, (0,)))
