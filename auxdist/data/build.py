@@ -10,21 +10,18 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from auxdist.data.index import INDEX_NAME, Index, Shard, load_index, table_path, write_index
 from auxdist.data.pool import Tick, run_tasks
-from auxdist.data.reader import encode_gray, encode_labels
+from auxdist.data.recipe import Item, Recipe, SaliencyMaker, encode_sample
 from auxdist.data.shardfile import SampleFacts, check_key, write_shard
 from auxdist.errors import DataError
-from auxdist.records import IGNORE
 from auxdist.runfolder import write_json
 
 FORMAT = 1
@@ -33,61 +30,6 @@ FORMAT = 1
 BUILD_NAME = "build.json"
 QUARANTINE_NAME = "quarantine.json"
 _NOTES = ".build"
-
-
-@dataclass(frozen=True)
-class RawSample:
-    """One image as its source has it.
-
-    jpeg      the bytes to keep
-    pixels    (H, W, 3) uint8 RGB, what they decode to
-    classes   image-level labels, 0..C-1
-    truth     (H, W) uint8: 0, 1..C, 255; or None where there is none
-    """
-
-    jpeg: bytes
-    pixels: np.ndarray
-    classes: tuple[int, ...]
-    truth: np.ndarray | None
-
-
-class Item(Protocol):
-    """Knows how to read one sample; small, and sent to other processes."""
-
-    @property
-    def key(self) -> str:
-        """Name of the sample."""
-
-    @property
-    def num_bytes(self) -> int:
-        """About how much it adds to a shard."""
-
-    def read(self) -> RawSample:
-        """Read and check the sample; DataError where it is bad."""
-
-
-class SaliencyMaker(Protocol):
-    """Gives saliency maps to images."""
-
-    @property
-    def name(self) -> str:
-        """Where the maps come from, in words, for the index."""
-
-    def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (H, W) uint8."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A split to be built. `origin` says in words and hashes what the items are made from."""
-
-    split: str
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ground_truth: bool
-    items: Sequence[Item]
-    saliency: SaliencyMaker | None
-    origin: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -141,7 +83,7 @@ class _Finished:
     refused: tuple[Refused, ...]
 
 
-def build(recipe: Recipe, options: BuildOptions, progress: Callable[[int], None]) -> Report:
+def build(recipe: Recipe, options: BuildOptions, progress: Callable[[int], object]) -> Report:
     """Build the shards of a recipe, or what is missing of them, and then the index.
 
     `progress` is told how many samples were done since it was last told.
@@ -169,7 +111,7 @@ def _build(
     options: BuildOptions,
     items: list[Item],
     refused: list[Refused],
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> Report:
     fingerprint = _claim(options.out, _description(recipe, options, items))
     parts = list(_cut(recipe, options, items, fingerprint))
@@ -352,40 +294,11 @@ def _samples(
     for item in part.items:
         tick()
         try:
-            yield _encode(part, item)
+            yield encode_sample(item, part.num_classes, part.palette, part.saliency)
         except DataError as error:
             if not part.skip_bad:
                 raise
             refused.append(Refused(item.key, str(error)))
-
-
-def _encode(part: _Part, item: Item) -> tuple[str, Mapping[str, bytes], SampleFacts]:
-    """Read one sample, check it, make its saliency, and encode its members."""
-    raw = item.read()
-    height, width = raw.pixels.shape[:2]
-    _check_range(item.key, "class", raw.classes, 0, part.num_classes - 1)
-    facts = SampleFacts(width, height, tuple(sorted(set(raw.classes))))
-    members = {"jpg": raw.jpeg, "json": _dump(asdict(facts))}
-    if part.saliency is not None:
-        members["sal.png"] = encode_gray(part.saliency(item.key, raw.pixels))
-    if raw.truth is not None:
-        values = np.unique(raw.truth[raw.truth != IGNORE]).tolist()
-        _check_range(item.key, "mask label", values, 0, part.num_classes)
-        members["gt.png"] = encode_labels(raw.truth, part.palette)
-    return item.key, members, facts
-
-
-def _check_range(key: str, what: str, values: Iterable[int], low: int, high: int) -> None:
-    for value in values:
-        if not low <= value <= high:
-            raise DataError(
-                f"{key}: {what} {value} is out of range {low}..{high}; check the labels against "
-                "the list of classes."
-            )
-
-
-def _dump(value: object) -> bytes:
-    return (json.dumps(value, sort_keys=True) + "\n").encode()
 
 
 def _publish(recipe: Recipe, out: Path, finished: list[_Finished], refused: list[Refused]) -> Index:

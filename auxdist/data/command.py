@@ -10,25 +10,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from auxdist.data.build import QUARANTINE_NAME, BuildOptions, Recipe, Report, SaliencyMaker, build
+from auxdist.data.build import QUARANTINE_NAME, BuildOptions, Report, build
 from auxdist.data.estimate import OnnxSaliency, PlainSaliency, ReadySaliency
+from auxdist.data.recipe import Recipe, SaliencyMaker
 from auxdist.errors import AuxdistError, Stopped
 
 EXIT_BAD = 2
 EXIT_STOPPED = 130
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every builder has."""
+def build_parser(
+    description: str, source: str | None = None, source_help: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser with the options that every builder has; `source` is a folder to read from."""
     parser = argparse.ArgumentParser(description=description)
+    if source is not None:
+        parser.add_argument(source, type=Path, help=source_help)
     parser.add_argument("out", type=Path, help="folder of shards to be made, e.g. shards/train")
     parser.add_argument("--split", help="name of the split; default: the name of the folder")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shard-mb", type=_positive_float, default=64, help="default: %(default)s")
     size.add_argument("--samples-per-shard", type=_positive, default=0, metavar="N")
-    parser.add_argument(
-        "--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N"
-    )
+    add_processes(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"list bad samples in {QUARANTINE_NAME}; go on"
     )
@@ -41,6 +44,17 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--no-saliency", action="store_true", help="no maps: for splits that only measure"
     )
     return parser
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The option --processes; by default, one for every core that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=_positive, default=cores, metavar="N")
+
+
+def progress_bar(total: int, name: str) -> tqdm:
+    """A bar that counts images."""
+    return tqdm(total=total, desc=name, unit="image")
 
 
 def _positive(text: str) -> int:
@@ -80,7 +94,7 @@ def run_build(recipe: Recipe, options: argparse.Namespace) -> Report:
         options.processes,
         options.skip_bad,
     )
-    with tqdm(total=len(recipe.items), desc=recipe.split, unit="image") as bar:
+    with progress_bar(len(recipe.items), recipe.split) as bar:
         report = build(recipe, how, bar.update)
     print(describe(report))
     return report

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 
-from auxdist.data.build import RawSample, Recipe, SaliencyMaker
 from auxdist.data.palette import voc_palette
 from auxdist.data.reader import decode_image
+from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
 from auxdist.data.scenes import KINDS, draw_scene
 
 JPEG_QUALITY = 92

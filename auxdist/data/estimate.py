@@ -165,7 +165,7 @@ def plain_saliency(image: np.ndarray) -> np.ndarray:
     fused *= 0.6 + 0.4 * _centre_prior(*fused.shape)
     fused = _normalised(cv2.GaussianBlur(fused, (0, 0), 1))
     level = float(np.clip(_otsu(fused), 0.2, 0.6))
-    sharp = 1 / (1 + np.exp(-12 * (fused - level)))
+    sharp = 1 / (1 + np.exp(-20 * (fused - level)))
     large = cv2.resize(sharp.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(255 * _normalised(large), 0, 255).astype(np.uint8)
 
@@ -214,7 +214,7 @@ def border_contrast(lab: np.ndarray) -> np.ndarray:
 
 
 def surround_contrast(lab: np.ndarray) -> np.ndarray:
-    """Colour distance (h, w) between each pixel's neighbourhood and wider surrounds, mean of scales."""
+    """Colour distance (h, w) between each pixel's neighbourhood and wider surrounds."""
     maps = []
     for centre, surround in ((1.5, 12), (3, 20), (5, 30)):
         inner = cv2.GaussianBlur(lab, (0, 0), centre)

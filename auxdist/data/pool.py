@@ -38,7 +38,7 @@ def run_tasks(
     function: Callable[[Task, Tick], Result],
     tasks: Sequence[Task],
     processes: int,
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> Iterator[Result]:
     """Yield `function(task, tick)` of every task as they finish, in any order.
 
@@ -64,20 +64,19 @@ def _stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {int(n): signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, frame: object) -> None:
         stop.set()
         signal.signal(number, before[number])
 
-    for number in signals:
+    for number in before:
         signal.signal(number, request)
     try:
         yield stop
     finally:
-        for number in signals:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stopped() -> Stopped:
@@ -88,7 +87,7 @@ def _run_here(
     function: Callable[[Task, Tick], Result],
     tasks: Sequence[Task],
     stop: threading.Event,
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> Iterator[Result]:
     def tick() -> None:
         if stop.is_set():
@@ -104,7 +103,7 @@ def _run_pooled(
     tasks: Sequence[Task],
     processes: int,
     stop: threading.Event,
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> Iterator[Result]:
     # A server that has imported this module forks the workers: no second slow import for each,
     # and unlike a plain fork no copies of the parent's threads and locks.
@@ -114,7 +113,11 @@ def _run_pooled(
     board = context.RawArray("q", 1 + num_slots)
     executor = ProcessPoolExecutor(processes, context, _start_worker, (board,))
     try:
-        yield from _feed(executor, function, tasks, board, stop, report)
+
+        def submit(task: Task, slot: int) -> Future[Result]:
+            return executor.submit(_run_task, function, task, slot)
+
+        yield from _feed(submit, tasks, board, stop, report)
     except BrokenProcessPool as error:
         raise DataError(
             "A worker process died: killed by somebody, or for want of memory (then take fewer "
@@ -126,12 +129,11 @@ def _run_pooled(
 
 
 def _feed(
-    executor: ProcessPoolExecutor,
-    function: Callable[[Task, Tick], Result],
+    submit: Callable[[Task, int], Future[Result]],
     tasks: Sequence[Task],
     board: Any,
     stop: threading.Event,
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> Iterator[Result]:
     """Keep a few tasks in flight, each with a slot of the board, until all are done."""
     waiting = iter(tasks)
@@ -142,7 +144,7 @@ def _feed(
         while slots and (task := next(waiting, None)) is not None:
             slot = slots.pop()
             board[slot] = seen[slot] = 0
-            running[executor.submit(_run_task, function, task, slot)] = slot
+            running[submit(task, slot)] = slot
         if not running:
             return
         finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)

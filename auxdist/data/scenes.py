@@ -72,6 +72,10 @@ DISTRACTOR_RADIUS = (0.06, 0.11)
 """Smallest and largest, as parts of the image's shorter side."""
 
 
+USUAL_BODY = 0.75
+"""So often an object has the body of its class; else it has any of the bodies."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """An image (H, W, 3) uint8 RGB and its exact labels (H, W) uint8: 0 ground, 1.. classes."""
@@ -187,12 +191,13 @@ def _draw_object(
 ) -> None:
     """Draw body and head, and their label wherever they cover most of a pixel."""
     u, v = _local(place, *labels.shape)
-    body = BODIES[KINDS[kind].body]
+    usual = random.random() < USUAL_BODY
+    body = BODIES[KINDS[kind].body if usual else int(random.integers(len(BODIES)))]
     outline = _outline(random, body, u, v)
     cover = _cover(outline, place.radius)
     fade = np.clip(0.62 + 0.55 * (u + 0.35), float(random.uniform(0.4, 0.65)), 1)
     _blend(canvas, _body_colour(random, body, u, v), cover * fade)
-    head_radius = max(0.34, 9 / place.radius)
+    head_radius = max(0.36, 10 / place.radius)
     x, y = (u - 0.62) / head_radius, v / head_radius
     disc = _cover((np.hypot(x, y) - 1) * head_radius, place.radius)
     _blend(canvas, np.array(KINDS[kind].plate, np.float32), disc)

@@ -1,0 +1,156 @@
+"""Splits of COCO: a folder of images and the instances JSON.
+
+Labels 1..C follow the order of category ids. An image has the classes of all its annotations,
+crowds included. In the ground truth the smaller region (in pixels) lies on top; crowd regions are
+255 where no other region covers them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auxdist.data.palette import voc_palette
+from auxdist.data.photos import file_bytes, file_sha256, read_json, read_photo
+from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
+from auxdist.data.regions import paint, region_mask
+from auxdist.errors import DataError
+
+
+@dataclass(frozen=True)
+class Region:
+    """One annotation: its label 1..C and, where the ground truth is wanted, its `segmentation`."""
+
+    number: int
+    label: int
+    crowd: bool
+    segmentation: Any
+
+
+@dataclass(frozen=True)
+class CocoItem:
+    """An image of the instances file with its annotations. `size` is (height, width)."""
+
+    key: str
+    image: Path
+    num_bytes: int
+    size: tuple[int, int]
+    regions: tuple[Region, ...]
+    keep_truth: bool
+
+    def read(self) -> RawSample:
+        """Read the image and paint its regions.
+
+        Raises:
+            DataError: the image is missing, damaged or of another size, or a region is malformed.
+        """
+        jpeg, pixels = read_photo(self.image)
+        height, width = pixels.shape[:2]
+        if (height, width) != self.size:
+            raise DataError(
+                f"{self.image}: is {width}x{height} pixels, the annotations say "
+                f"{self.size[1]}x{self.size[0]}; they belong to another file."
+            )
+        classes = tuple(sorted({region.label - 1 for region in self.regions}))
+        return RawSample(jpeg, pixels, classes, self._truth() if self.keep_truth else None)
+
+    def _truth(self) -> np.ndarray:
+        ignored = np.zeros(self.size, bool)
+        painted = []
+        for region in self.regions:
+            try:
+                mask = region_mask(region.segmentation, *self.size)
+            except DataError as error:
+                raise DataError(
+                    f"{self.image}: annotation {region.number}: {error}; mend the file."
+                ) from error
+            if region.crowd:
+                ignored |= mask
+            else:
+                painted.append((region.label, mask))
+        return paint(painted, *self.size, ignored)
+
+
+def coco_recipe(
+    images: Path,
+    instances: Path,
+    split: str,
+    saliency: SaliencyMaker | None,
+    ground_truth: bool = True,
+) -> Recipe:
+    """The split that an instances file describes, by image id.
+
+    Raises:
+        DataError: the folder or the file is missing, or the file is malformed.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder of images.")
+    content = read_json(instances, "instances file")
+    try:
+        names, labels = _categories(content)
+        regions = _regions(content, labels, ground_truth)
+        items = [
+            _item(images, entry, tuple(regions.get(entry["id"], ())), ground_truth)
+            for entry in sorted(content["images"], key=lambda entry: entry["id"])
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{instances}: is no COCO instances file (images, annotations, categories expected; "
+            f"{error!r})."
+        ) from error
+    return Recipe(
+        split=split,
+        classes=names,
+        palette=voc_palette(len(names)),
+        ground_truth=ground_truth,
+        items=items,
+        saliency=saliency,
+        origin={"source": "COCO instances", "instances_sha256": file_sha256(instances)},
+    )
+
+
+def _categories(content: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Class names, and the label 1..C of every category id."""
+    ordered = sorted(content["categories"], key=lambda category: category["id"])
+    labels = {category["id"]: label for label, category in enumerate(ordered, start=1)}
+    return tuple(category["name"] for category in ordered), labels
+
+
+def _regions(
+    content: dict[str, Any], labels: dict[int, int], ground_truth: bool
+) -> dict[int, list[Region]]:
+    """The annotations of every image id."""
+    regions: dict[int, list[Region]] = defaultdict(list)
+    for entry in content["annotations"]:
+        if entry["category_id"] not in labels:
+            raise DataError(
+                f"annotation {entry['id']}: category {entry['category_id']} is not among the "
+                "file's categories; mend the file."
+            )
+        regions[entry["image_id"]].append(
+            Region(
+                number=entry["id"],
+                label=labels[entry["category_id"]],
+                crowd=bool(entry.get("iscrowd", 0)),
+                segmentation=entry["segmentation"] if ground_truth else None,
+            )
+        )
+    return regions
+
+
+def _item(
+    images: Path, entry: dict[str, Any], regions: tuple[Region, ...], ground_truth: bool
+) -> CocoItem:
+    path = images / entry["file_name"]
+    return CocoItem(
+        key=Path(entry["file_name"]).stem,
+        image=path,
+        num_bytes=file_bytes(path),
+        size=(entry["height"], entry["width"]),
+        regions=regions,
+        keep_truth=ground_truth,
+    )
