@@ -17,12 +17,15 @@ PINNED := -c .venv/constraints.txt
 
 .PHONY: demo test lint ci clean
 
-demo: .venv/runtime build/demo/val/index.json
+demo: .venv/runtime build/demo/train/index.json build/demo/val/index.json
 	$(BIN)/python launch/local.py --procs 2 configs/demo.yaml --run $(RUN)
 	$(BIN)/auxdist report $(RUN)
 
+build/demo/train/index.json: | .venv/runtime
+	$(BIN)/python shards/build_demo.py --count 320 --samples-per-shard 20 build/demo/train
+
 build/demo/val/index.json: | .venv/runtime
-	$(BIN)/python shards/build_demo.py build/demo
+	$(BIN)/python shards/build_demo.py --count 120 --no-saliency build/demo/val
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
