@@ -85,6 +85,7 @@ def _assert_equal(one: list[dict[str, np.ndarray]], two: list[dict[str, np.ndarr
             np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize(("size", "workers"), [(1, 1), (1, 3), (2, 0), (2, 3), (4, 0), (4, 1)])
 def test_ranks_and_workers_do_not_change_the_global_batches(
     index: Index, size: int, workers: int
