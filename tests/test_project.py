@@ -92,7 +92,7 @@ def test_auxdist_and_its_help_do_not_import_torch() -> None:
     assert "usage: auxdist" in run("-c", code)
 
 
-# Commands in the README and CONTRIBUTING.
+# Commands in the README, CONTRIBUTING and the Makefile.
 
 
 def commands(page: str) -> list[list[str]]:
@@ -132,7 +132,7 @@ def _faults_of_program(program: str, rest: list[str]) -> list[str]:
     if program in ("python", "python3") and rest and rest[0].endswith(".py"):
         there = (ROOT / rest[0]).is_file()
         return _faults_of_options(rest, rest[0]) if there else [f"{rest[0]} is not a file"]
-    known = program in OUTSIDE or rest[:2] == ["-m", "pytest"]
+    known = program in OUTSIDE or rest[:1] == ["-m"]
     return [] if known else [f"{program} is not a command that the project brings"]
 
 
@@ -160,6 +160,15 @@ def test_the_readme_shows_the_demo_and_the_slurm_line() -> None:
     found = commands(README.read_text("utf-8"))
     assert ["make", "demo"] in found
     assert any(words[:2] == ["python", "launch/slurm.py"] for words in found)
+
+
+def test_the_commands_of_make_demo_exist_with_their_options() -> None:
+    call = ["make", "--dry-run", "--always-make", "demo"]
+    done = subprocess.run(call, check=True, capture_output=True, text=True, cwd=ROOT)
+    named = re.compile(r"launch/|shards/|/auxdist ")
+    ours = [shlex.split(line) for line in done.stdout.splitlines() if named.search(line)]
+    assert len(ours) == 4
+    assert [fault for words in ours for fault in faults(words)] == []
 
 
 @pytest.mark.parametrize(
