@@ -125,7 +125,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         for name, expected in manifest["sha256"].items():
             if _digest(folder / name) != expected:
                 raise CheckpointError(
-                    f"{folder / name}: its bytes are not those of the manifest; the file is damaged. "
+                    f"{folder / name}: its bytes are not those of the manifest; it is damaged. "
                     "Delete the folder to go on from the checkpoint before it."
                 )
         return Checkpoint(

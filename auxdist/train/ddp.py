@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -24,10 +24,10 @@ class DdpEngine:
         self._world = world
         self._optimiser = make_sgd(trainee.groups, trainee.optimiser)
         restore_momentum(self._optimiser, trainee.names, trainee.momentum)
-        # Buffers are constants in this method, so they are not sent round at every step.
-        self._module = (
-            DistributedDataParallel(module, broadcast_buffers=False) if world.size > 1 else module
-        )
+        self._module = module
+        if world.size > 1:
+            # Buffers are constants in this method: they are not sent round at every step.
+            self._module = DistributedDataParallel(module, broadcast_buffers=False)
 
     def warm_up(self, batch: Batch, normaliser: Normaliser) -> None:
         """Run a batch and forget its gradients.
@@ -40,9 +40,12 @@ class DdpEngine:
 
     def accumulate(self, batch: Batch, normaliser: Normaliser, is_last: bool) -> Losses:
         """Forward and backward of one micro-batch."""
-        alone = isinstance(self._module, DistributedDataParallel) and not is_last
-        with self._module.no_sync() if alone else nullcontext():
-            losses: Losses = self._module(batch, normaliser)
+        module = self._module
+        context: AbstractContextManager[None] = nullcontext()
+        if isinstance(module, DistributedDataParallel) and not is_last:
+            context = module.no_sync()
+        with context:
+            losses: Losses = module(batch, normaliser)
             # DDP takes the mean over ranks; the global gradient is their sum.
             (losses.total * self._world.size).backward()
         return losses

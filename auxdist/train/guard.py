@@ -55,8 +55,8 @@ class Fence:
         """
         if (newest := current_incarnation(self.run)) != self.incarnation:
             raise Stopped(
-                f"{self.run.root}: this is start {self.incarnation} of the run, but start {newest} has "
-                "begun meanwhile; nothing more is written from here."
+                f"{self.run.root}: this is start {self.incarnation} of the run, but start {newest} "
+                "has begun meanwhile; nothing more is written from here."
             )
 
 

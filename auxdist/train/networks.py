@@ -10,8 +10,8 @@ import torch
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError
-from auxdist.model import build
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.build import build
 from auxdist.model.weights import apply_weights, from_official, load_weights
 from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder

@@ -50,9 +50,10 @@ def momentum_of(
 ) -> dict[str, Tensor]:
     """The momentum buffers by parameter name."""
     return {
-        names[parameter]: state[MOMENTUM].detach()
-        for parameter, state in optimiser.state.items()
-        if state.get(MOMENTUM) is not None
+        names[parameter]: optimiser.state[parameter][MOMENTUM].detach()
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+        if optimiser.state[parameter].get(MOMENTUM) is not None
     }
 
 

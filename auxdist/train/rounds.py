@@ -12,14 +12,16 @@ from auxdist.config import Config, TrainConfig
 from auxdist.data.index import Index, load_index
 from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
+from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.labels.initial import InitialLabels
-from auxdist.labels.produce import produce
+from auxdist.labels.manifest import MANIFEST_NAME, Provenance
+from auxdist.labels.produce import Production, produce
 from auxdist.labels.refresh import RefinedLabels
-from auxdist.labels.store import LabelSet, open_labels
+from auxdist.labels.store import LabelMember, LabelSet, open_labels
 from auxdist.model.objective import ClassifierObjective, SegmentationObjective
 from auxdist.observe.events import EventLog
-from auxdist.records import CLASSIFIER_ROUND, Position
+from auxdist.records import CLASSIFIER_ROUND, Batch, Position
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from auxdist.train.engine import Trainee, make_engine
@@ -86,44 +88,77 @@ class Rounds:
         folder = self._around.run.labels(round)
         return Task(
             f"labels {folder.name}",
-            lambda: (folder / "manifest.json").exists(),
-            lambda: self._refresh(round),
+            (folder / MANIFEST_NAME).exists,
+            lambda: self._produce(round),
         )
 
     def _validate(self, round: int) -> list[Task]:
-        if self._val is None:
+        if (val := self._val) is None:
             return []
-        val = self._val
-        return [
-            self._measurement(
-                f"val-round-{round:02d}",
-                lambda: measure_predictions(self._trained(round).net, val, self._around.world),
-            )
-        ]
+
+        def measure() -> Measurement:
+            net = self._evaluated(round).net
+            return measure_predictions(net, val, self._around.world, self._stop)
+
+        return [self._measurement(f"val-round-{round:02d}", val, measure)]
 
     def _measure_labels(self, round: int) -> list[Task]:
         if not (self._index.ground_truth and self._config.data.measure_labels):
             return []
-        world = self._around.world
-        members = {"labels": "seg.png"} | ({"cam": "cam.png"} if round == 0 else {})
-        return [
-            self._measurement(
-                f"{name}-round-{round:02d}",
-                lambda member=member: measure_labels(self._labels(round), member, world),
-            )
-            for name, member in members.items()
-        ]
+        members: dict[str, LabelMember] = {"labels": "seg.png"}
+        if round == 0:
+            members["cam"] = "cam.png"
 
-    def _measurement(self, name: str, measure: Callable[[], Measurement]) -> Task:
+        def measurement(name: str, member: LabelMember) -> Task:
+            def measure() -> Measurement:
+                return measure_labels(self._labels(round), member, self._around.world, self._stop)
+
+            return self._measurement(f"{name}-round-{round:02d}", self._index, measure)
+
+        return [measurement(name, member) for name, member in members.items()]
+
+    def _measurement(self, name: str, index: Index, measure: Callable[[], Measurement]) -> Task:
         path = self._around.run.evaluation(name)
 
         def do() -> None:
             result = measure()
             if self._around.world.is_main:
                 self._around.events.write("measure", name=name, miou=result.miou)
-                write_json(path, {"name": name, **result.as_json()})
+                write_json(path, {"name": name, "classes": index.classes, **result.as_json()})
 
         return Task(f"measure {name}", path.exists, do)
+
+    def _stop(self) -> bool:
+        return self._around.stop.is_set
+
+    def _labels(self, round: int) -> LabelSet:
+        return open_labels(self._around.run.labels(round), self._index, self._around.world)
+
+    def _evaluated(self, round: int) -> Trained:
+        """The network that the stage of `round` left, ready to look at images."""
+        trained = trained_network(self._around.run, self._config, round)
+        trained.net.to(self._around.world.device).eval().requires_grad_(False)
+        return trained
+
+    def _produce(self, round: int) -> None:
+        world = self._around.world
+        trained = self._evaluated(round - 1)
+        maker_type = RefinedLabels if round else InitialLabels
+        production = Production(
+            self._around.run,
+            world,
+            self._index,
+            self._around.events,
+            self._stop,
+            self._config.labels.bad_sample_budget,
+        )
+        provenance = Provenance.of(self._config, trained.sha256)
+        produce(
+            production,
+            round,
+            provenance,
+            maker_type(trained.net, self._config.labels, world.device),
+        )
 
     def _train_stage(self, round: int) -> None:
         is_classifier = round == CLASSIFIER_ROUND
@@ -173,9 +208,16 @@ class Rounds:
         )
 
     def _batches(self, plan: Plan, labels: LabelSource | None, first_step: int) -> Iterator[Batch]:
-        world, data = self._around.world, self._config.data
+        world = self._around.world
         return batches(
-            self._index, plan, data, labels, world.rank, world.size, first_step, self._config.seed
+            self._index,
+            plan,
+            self._config.data,
+            labels,
+            rank=world.rank,
+            size=world.size,
+            first_step=first_step,
+            pin_memory=world.device.startswith("cuda"),
         )
 
     def _agreed_checkpoint(self, round: int) -> Checkpoint | None:
