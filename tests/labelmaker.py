@@ -40,7 +40,7 @@ def tiny_net(num_classes: int = 3, row_block: int = 0) -> AuxSegNet:
     with torch.no_grad():  # else its maps would be nearly constant
         for task in ("seg_att", "sal_att"):
             net.get_parameter(f"{task}.theta.weight").mul_(5000)
-        net.sal_conv4.weight.mul_(100)
+        net.get_parameter("sal_conv4.weight").mul_(100)
     return net
 
 

@@ -41,12 +41,15 @@ class Measurement:
             DataError: the sizes differ, or there is another label.
         """
         if truth.shape != predicted.shape:
-            raise DataError(f"truth is {truth.shape}, but the prediction {predicted.shape}")
+            raise DataError(
+                f"truth is {_size(truth)} pixels, but the prediction {_size(predicted)}; both must "
+                "be of the size of the image."
+            )
         known = truth != IGNORE
         rows = _labels(truth[known], num_classes, "ground truth")
-        columns = predicted[known]
-        columns = np.where(columns == IGNORE, num_classes + 1, columns)
-        columns = _labels(columns, num_classes + 1, "prediction")
+        columns = np.full(rows.shape, num_classes + 1, dtype=np.int64)
+        is_labelled = predicted[known] != IGNORE
+        columns[is_labelled] = _labels(predicted[known][is_labelled], num_classes, "prediction")
         shape = (num_classes + 1, num_classes + 2)
         counts = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
         return cls(counts.reshape(shape).astype(np.int64), int((~known).sum()), 1)
@@ -108,8 +111,16 @@ class Measurement:
         return cls(matrix, value["void_pixels"], value["num_images"])
 
 
-def _labels(labels: np.ndarray, largest: int, what: str) -> np.ndarray:
-    """The same labels as int64; refused where one is larger than `largest`."""
-    if labels.size and (found := int(labels.max())) > largest:
-        raise DataError(f"{what} has the label {found}; 0..{largest} and {IGNORE} were expected.")
+def _size(labels: np.ndarray) -> str:
+    height, width = labels.shape
+    return f"{width}x{height}"
+
+
+def _labels(labels: np.ndarray, num_classes: int, what: str) -> np.ndarray:
+    """The same labels as int64; refused where one is no class."""
+    if labels.size and (found := int(labels.max())) > num_classes:
+        raise DataError(
+            f"{what} has the label {found}; 0..{num_classes} and {IGNORE} were expected. Are the "
+            "classes those of these shards?"
+        )
     return labels.astype(np.int64)

@@ -60,6 +60,11 @@ def _measure(
     predicted: Callable[[int, Sample], np.ndarray],
     stop: Callable[[], bool],
 ) -> Measurement:
+    if not index.ground_truth:
+        raise DataError(
+            f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "
+            "masks, or measure another split."
+        )
     num_classes = len(index.classes)
     mine, is_stopped = Measurement.none(num_classes), False
     with world.failing_together():
