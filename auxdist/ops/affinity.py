@@ -22,7 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from auxdist.ops.affinity_rows import Keys, Mixer, affinity_rows, cross_rows, pair_rows, share_rows
+from auxdist.ops.affinity_rows import (
+    Keys,
+    Mixer,
+    affinity_rows,
+    cross_rows,
+    pair_rows,
+    share_rows,
+    stack_tasks,
+)
 
 DENSE_POSITIONS = 1024
 """Automatic choice: the dense form up to so many positions, where the N x N maps are small."""
@@ -124,7 +132,7 @@ class CrossTaskAffinity:
     @cached_property
     def _matrix(self) -> Tensor:
         with torch.autocast(self.mixer.bias.device.type, enabled=False):
-            pair = torch.stack([self.seg.matrix, self.sal.matrix], 1)  # (B, 2, N, N)
+            pair = stack_tasks([self.seg.matrix, self.sal.matrix])  # (B, 2, N, N)
             hidden = F.relu(F.conv2d(pair, self.mixer.first, padding=1))
             weights = F.conv2d(hidden, self.mixer.second, self.mixer.bias).softmax(1)
             mixed = (weights * pair).sum(1)

@@ -9,29 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from model_cases import GivenFeatures
+from torch import Tensor
 
 from auxdist.config import METHOD_AFFINITY
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.model.resnet38 import ResNet38
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-class Given(nn.Module):
-    """A backbone whose features are its input."""
-
-    stride = 8
-
-    def __init__(self, out_channels: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-
-    def forward(self, image: Tensor, noise: Tensor | None) -> Tensor:
-        return image
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        return []
 
 
 def fill(name: str, shape: tuple[int, ...], scale: float) -> Tensor:
@@ -43,7 +28,11 @@ def fill(name: str, shape: tuple[int, ...], scale: float) -> Tensor:
 def filled_heads(golden: dict[str, np.ndarray], row_block: int) -> tuple[AuxSegNet, Tensor]:
     seed, channels, h, w, batch, classes = golden["meta"].tolist()
     affinity = replace(METHOD_AFFINITY["auxsegnet"], row_block=row_block)
-    net = AuxSegNet(Given(channels), classes - 1, affinity=affinity).eval().requires_grad_(False)
+    net = (
+        AuxSegNet(GivenFeatures(channels), classes - 1, affinity=affinity)
+        .eval()
+        .requires_grad_(False)
+    )
     for name, parameter in net.named_parameters():
         fan_in = parameter[0].numel()
         scale = fan_in**-0.5 if parameter.ndim > 1 else 0.25
@@ -74,7 +63,6 @@ def test_item_1_method_auxsegnet_equals_the_published_heads(number: int, row_blo
     for name, value in found.items():
         expected = golden[f"out.{name}"]
         error = np.abs(value.numpy() - expected).max() / np.abs(expected).max()
-        print(name, error)
         assert error < 1e-5, name
 
 
@@ -84,13 +72,17 @@ def test_resnet38_equals_the_published_backbone() -> None:
     net = ResNet38().eval().requires_grad_(False)
     for name, value in net.state_dict().items():
         value.copy_(backbone_fill(seed, name, value))
-    features = net(fill(f"{seed}/image", (1, 3, h, w), 1), None)
-    assert list(features.shape) == golden["shape"].tolist()
-    error = np.abs(features.flatten()[golden["pick"]].numpy() - golden["values"]).max()
-    print(error / golden["std"])
-    assert error / golden["std"] < 1e-5
-    assert float(features.mean()) == pytest.approx(float(golden["mean"]), rel=1e-5)
-    assert float(features.std()) == pytest.approx(float(golden["std"]), rel=1e-5)
+    image = fill(f"{seed}/image", (1, 3, h, w), 1)
+    # The stored values are themselves 6e-6 from the exact ones, after 38 layers in fp32.
+    for features, tolerance in (
+        (net(image, None), 5e-5),
+        (net.double()(image.double(), None), 1e-5),
+    ):
+        assert list(features.shape) == golden["shape"].tolist()
+        error = np.abs(features.flatten()[golden["pick"]].numpy() - golden["values"]).max()
+        assert error / golden["std"] < tolerance
+        assert float(features.mean()) == pytest.approx(float(golden["mean"]), rel=1e-5)
+        assert float(features.std()) == pytest.approx(float(golden["std"]), rel=1e-5)
 
 
 def backbone_fill(seed: int, name: str, value: Tensor) -> Tensor:
