@@ -168,9 +168,20 @@ class ShardWriter:
 
         An image for which `make` raises DataError gets a label that is all ignore, and is named
         in the seal. Any other error leaves the shard unsealed.
+
+        Raises:
+            DataError: the disk does not take it.
         """
-        image = self.index.shards[shard]
-        tar = self.folder / image.file
+        tar = self.folder / self.index.shards[shard].file
+        try:
+            return self._write(shard, tar, make)
+        except OSError as error:
+            raise DataError(
+                f"{tar}: cannot be written ({error.strerror}); free space or mend the file system, "
+                "then run again: finished shards are kept."
+            ) from error
+
+    def _write(self, shard: int, tar: Path, make: Callable[[Sample], LabelMaps]) -> Seal:
         seal_path(tar).unlink(missing_ok=True)
         tally = _Tally(Totals.none(len(self.index.classes)))
         entry = write_shard(tar, self._contents(self.index.samples(shard), make, tally))
@@ -180,7 +191,7 @@ class ShardWriter:
             entry.sha256,
             entry.num_samples,
             entry.table_sha256,
-            image.sha256,
+            image_sha256=self.index.shards[shard].sha256,
         )
         seal = Seal(self.round, self.provenance, label_shard, tally.totals, tally.quarantined)
         write_seal(tar, seal)

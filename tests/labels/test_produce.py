@@ -1,5 +1,6 @@
 """A round of labels: equal for any number of ranks, deaths and stops; nothing bad hides."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -331,4 +332,15 @@ def test_shard_that_never_appears_names_the_disk(
     monkeypatch.setattr(produce_module, "SHARED_DISK_S", 0.0)
     monkeypatch.setattr(store_module, "write_seal", lambda *_: None)
     with pytest.raises(DataError, match="is the run folder on a disk that all nodes share"):
+        make_round(RunFolder(tmp_path), index, PlainLabels())
+
+
+def test_full_disk_is_an_error_of_the_user_not_a_traceback(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store_module, "write_shard", full)
+    with pytest.raises(DataError, match=r"img-000000.tar: cannot be written \(No space left"):
         make_round(RunFolder(tmp_path), index, PlainLabels())
