@@ -61,7 +61,7 @@ class AffinityConfig:
     renormalise_rows: bool = False
     """Make the rows of the cross-task affinity sum to 1."""
     row_block: int = 0
-    """Rows of the affinity held in memory at once when no gradient is needed; 0: chosen by size."""
+    """Rows of the affinity held in memory at once, in training too; 0: chosen by size."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from auxdist.errors import CheckpointError
 
 _BACKBONE = re.compile(r"(conv1a|b[2-7](_\d)?|bn7)\.")
+CLASSIFIER = ("backbone.", "fc8.")
+"""What a classifier, like PSA's, has of a network."""
 _DEAD = re.compile(r"(seg|sal)_att\.(g|W_z)\.|.*\.num_batches_tracked$")
 
 
@@ -62,12 +63,16 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def apply_weights(
-    net: nn.Module, state: Mapping[str, Tensor], required: tuple[str, ...] = ("",)
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    required: tuple[str, ...] = CLASSIFIER,
+    where: str = "weights",
 ) -> WeightReport:
     """Copy `state` into `net`; nothing is changed when it does not fit.
 
     Args:
         required: beginnings of names that `state` must have if `net` has them; "" is all
+        where: what errors call `state`, its file for instance
 
     Raises:
         CheckpointError: a tensor of another shape, or a required one missing.
@@ -76,7 +81,7 @@ def apply_weights(
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             raise CheckpointError(
-                f"tensor {name} has shape {tuple(state[name].shape)} in the weights but "
+                f"{where}: tensor {name} has shape {tuple(state[name].shape)}, but "
                 f"{tuple(own[name].shape)} in the network; use weights of the same backbone, "
                 "channels and number of classes."
             )
@@ -84,7 +89,7 @@ def apply_weights(
     lacking = [name for name in missing if name.startswith(required)]
     if lacking:
         raise CheckpointError(
-            f"the weights lack {len(lacking)} of the network's {len(own)} tensors, the first is "
+            f"{where}: {len(lacking)} of the network's {len(own)} tensors are missing, first "
             f"{lacking[0]}; use weights of the same backbone and method."
         )
     loaded = sorted(own.keys() & state.keys())
@@ -104,10 +109,10 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 def _load_pth(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes fail anywhere, in many ways
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors, which is never unpickled "
-            f"({str(error).splitlines()[0]}); save its state_dict() again as .safetensors."
+            f"({_first_line(error)}); save its state_dict() again as .safetensors."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(
@@ -115,3 +120,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
             "of other things; save the model's state_dict() itself."
         )
     return dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
