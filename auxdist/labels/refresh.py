@@ -43,7 +43,7 @@ class RefinedLabels:
         image = torch.from_numpy(source.image).permute(2, 0, 1)[None].to(self.device)
         outputs = self.net(self.net.prepare(image))
         cam = self._refined_cam(outputs, source)
-        saliency = self._saliency(outputs, original)
+        saliency = self._saliency(outputs, source.image, original)
         labels = fuse(
             cam,
             saliency,
@@ -62,10 +62,15 @@ class RefinedLabels:
         cam = normalise_cam(outputs.cam[0, list(source.classes)])  # (K, h, w)
         return _upsample(outputs.affinity.apply(cam[None]), size)[0]
 
-    def _saliency(self, outputs: Outputs, original: np.ndarray) -> Tensor:
-        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1]."""
+    def _saliency(self, outputs: Outputs, image: np.ndarray, original: np.ndarray) -> Tensor:
+        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1], after the CRF."""
         predicted = _upsample(outputs.saliency_refined.float().sigmoid(), original.shape)[0, 0]
-        return (predicted + torch.from_numpy(original).to(self.device) / 255) / 2
+        mean = (predicted + torch.from_numpy(original).to(self.device) / 255) / 2
+        if not self.config.saliency_crf:
+            return mean
+        from auxdist.ops.crf import saliency_crf
+
+        return torch.from_numpy(saliency_crf(image, mean.cpu().numpy())).to(self.device)
 
 
 def _upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -1,5 +1,7 @@
 """Labels after a round, against the text of method 2.7."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from auxdist.config import LabelsConfig
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.refresh import RefinedLabels
+from auxdist.ops.crf import saliency_crf
 
 GENERATOR = np.random.Generator(np.random.PCG64(0))
 IMAGE = GENERATOR.integers(0, 256, (36, 50, 3), dtype=np.uint8)
@@ -59,6 +62,18 @@ def test_blocked_affinity_gives_the_same_labels_as_the_dense_one() -> None:
     blocked = RefinedLabels(tiny_net(row_block=7), LABELS).make(source)
     assert (dense.segmentation != blocked.segmentation).sum() <= 1
     assert np.abs(dense.saliency.astype(int) - blocked.saliency).max() <= 1
+
+
+def test_saliency_goes_through_the_crf_where_asked_for() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
+    plain = RefinedLabels(tiny_net(), LABELS).make(source)
+    refined = RefinedLabels(tiny_net(), replace(LABELS, saliency_crf=True)).make(source)
+    expected = saliency_crf(IMAGE, plain.saliency / np.float32(255))
+    assert np.abs(refined.saliency / 255 - expected).max() < 0.02  # `plain` is rounded
+    assert np.abs(refined.saliency.astype(int) - plain.saliency).max() > 20
+    is_salient = expected > LABELS.saliency_threshold
+    known = np.abs(expected - LABELS.saliency_threshold) > 0.02
+    assert (np.isin(refined.segmentation, (1, 2)) <= is_salient)[known].all()
 
 
 def test_sample_without_saliency_is_refused() -> None:
