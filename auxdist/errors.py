@@ -17,6 +17,10 @@ class DataError(AuxdistError):
     """Images, shards or labels that are missing, damaged or not what they claim to be."""
 
 
+class PeerFailed(DataError):
+    """Another rank met bad data, so this one stops too; that rank's own message says which."""
+
+
 class CheckpointError(AuxdistError):
     """A checkpoint or weight file that is damaged or does not fit the network."""
 

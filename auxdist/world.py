@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from auxdist.errors import DataError, LaunchError
+from auxdist.errors import DataError, LaunchError, PeerFailed
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -69,9 +69,9 @@ class World:
         except DataError as error:
             problem = error
         if self.any(problem is not None):
-            raise problem or DataError(
-                f"rank {self.rank} stops because another rank met bad data; that rank's own message "
-                "says which."
+            raise problem or PeerFailed(
+                f"rank {self.rank} stops because another rank met bad data; that rank's own "
+                "message says which."
             )
 
     def ticket(self, queue: str) -> int:

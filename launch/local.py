@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone too
 
 from auxdist.errors import AuxdistError
+from auxdist.evaluate.tables import rounds_table
 from auxdist.jobs.submit import Request, create_run, start_locally
-from auxdist.observe.summary import table
 
 
 def main() -> int:
@@ -29,7 +29,8 @@ def main() -> int:
     try:
         run, config = create_run(Request(wanted.config, wanted.set, wanted.run), wanted.procs)
         if run.complete.exists():
-            print(f"{run.root}: everything is done already.\n\n{table(run)}")
+            print(f"{run.root}: everything is done already.\n")
+            print(rounds_table(run, config.train.rounds))
             return 0
         print(f"run folder {run.root}", flush=True)
         outcome = start_locally(run, config, wanted.procs)
@@ -39,7 +40,7 @@ def main() -> int:
     if outcome.message:
         print(outcome.message, file=sys.stderr)
     if outcome.code == 0:
-        print(f"\n{table(run)}\n\nreport {run.report}")
+        print(f"\n{rounds_table(run, config.train.rounds)}\n\nreport {run.report}")
     return outcome.code
 
 

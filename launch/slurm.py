@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone too
 
 from auxdist.errors import AuxdistError
+from auxdist.evaluate.tables import rounds_table
 from auxdist.jobs.submit import Request, checked, create_run, dry_run, submit
-from auxdist.observe.summary import table
 
 OPTIONS = {
     "nodes": "number of nodes",
@@ -66,7 +66,8 @@ def _show(request: Request) -> int:
 def _submit(request: Request) -> int:
     run, config = create_run(request)
     if run.complete.exists():
-        print(f"{run.root}: everything is done already.\n\n{table(run)}")
+        print(f"{run.root}: everything is done already.\n")
+        print(rounds_table(run, config.train.rounds))
         return 0
     job_id = submit(run, config)
     print(f"job      {job_id}, {config.launch.nodes} nodes, {config.launch.num_ranks} processes")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.errors import AuxdistError, Stopped
+from auxdist.errors import AuxdistError, PeerFailed, Stopped
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag, current_incarnation
@@ -46,7 +46,7 @@ class Job:
         stop = StopFlag().install()  # replaces submitit's handlers, which save on rank 0 only
         try:
             self._run(run, stop)
-        except Stopped:
+        except (Stopped, PeerFailed):
             raise
         except AuxdistError as error:
             if record_failure(run, error):
@@ -68,7 +68,7 @@ class Job:
         allocation = current_allocation()
         if allocation:
             allocation.export_ranks()
-        _limit_threads(config)
+        limit_threads(config)
         with joined(config.compute.device, config.compute.timeout_s) as world:
             fence = raise_fence(run, world)
             try:
@@ -134,7 +134,8 @@ def main(job: Job) -> int:
     return 0
 
 
-def _limit_threads(config: Config) -> None:
+def limit_threads(config: Config) -> None:
+    """Give this process its share of the CPUs."""
     import torch
 
     torch.set_num_threads(num_threads(config))

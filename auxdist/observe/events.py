@@ -91,21 +91,16 @@ def _step(record: dict[str, Any]) -> str:
     return text
 
 
-def _stage_change(record: dict[str, Any]) -> str:
-    facts = [
-        f"{k} {_short(v)}"
-        for k, v in record.items()
-        if k not in ("kind", "time", "round", "what", "stage")
-    ]
-    return "  ".join([f"{_stage(record)}  {record['what']}", *facts])
-
-
 def _refresh(record: dict[str, Any]) -> str:
     speed = record["images"] / max(record["seconds"], 1e-9)
     return (
         f"labels of round {record['round']}  {record['images']} images in "
         f"{record['seconds']:.1f} s ({speed:.1f} images/s)"
     )
+
+
+def _task(record: dict[str, Any]) -> str:
+    return f"{record['name']}  {record['what']}"
 
 
 def _measure(record: dict[str, Any]) -> str:
@@ -120,7 +115,7 @@ def _quarantine(record: dict[str, Any]) -> str:
 
 _VIEWS = {
     "step": _step,
-    "stage": _stage_change,
+    "task": _task,
     "refresh": _refresh,
     "measure": _measure,
     "quarantine": _quarantine,

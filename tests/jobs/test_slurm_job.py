@@ -111,7 +111,8 @@ def test_a_signal_saves_on_all_ranks_and_the_job_goes_on(cluster: Cluster, submi
 def test_preemption_saves_and_goes_on(cluster: Cluster, submit: Submit) -> None:
     job = submit({"nodes": 2, "partition": "low"}, steps=120, step_s=0.05)
     until(lambda: job.step > 5)
-    high = cluster.run("sbatch", "--parsable", "-N4", "-phigh", "--exclusive", "--wrap=sleep 3")
+    wanted = ("-N4", "-phigh", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    high = cluster.run("sbatch", "--parsable", *wanted)
     facts = completed(cluster, job)
     assert facts["Restarts"] == "1"
     assert max(int(line.split()[-1]) for line in job.starts()) > 0

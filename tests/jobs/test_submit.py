@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shardmaker import make_shards
 
 from auxdist.configfile import load_config
 from auxdist.errors import ConfigError, LaunchError
+from auxdist.evaluate.confusion import Measurement
 from auxdist.jobs.submit import Request, create_run, last_job, start_locally, submit
 from auxdist.runfolder import RunFolder, write_json
 
@@ -168,8 +170,9 @@ def test_errors_are_lines_not_tracebacks(folder: Path, script: str) -> None:
 def test_a_complete_run_says_so_and_shows_its_table(folder: Path, script: str) -> None:
     run, _ = create_run(request(), 1)
     write_json(run.complete, {})
-    write_json(run.evaluation("val-round-00"), {"miou": 0.5})
+    measured = Measurement(np.array([[3, 1, 0], [1, 3, 0]]), 0, 1)
+    write_json(run.evaluation("val-round-00"), measured.as_json())
     result = launch(script, "tiny.yaml")
     assert result.returncode == 0, result.stderr
     assert "everything is done already" in result.stdout
-    assert "50.00" in result.stdout
+    assert "60.00" in result.stdout

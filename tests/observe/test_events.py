@@ -53,7 +53,10 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             {"kind": "step", "round": -1, "step": 9, "total": 40, "loss": 0.5, "images_per_s": 7},
             "classifier  step 10/40  loss 0.5000  7.0 images/s",
         ),
-        ({"kind": "stage", "round": 1, "what": "started"}, "round-01  started"),
+        (
+            {"kind": "task", "name": "train round-01", "what": "started"},
+            "train round-01  started",
+        ),
         (
             {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40},
             "labels of round 1  40 images in 2.0 s (20.0 images/s)",

@@ -1,0 +1,156 @@
+"""`auxdist VERB`: looking at runs and using them. Every verb imports late.
+
+Runs are started by launch/local.py and launch/slurm.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from auxdist import __version__
+from auxdist.errors import AuxdistError, ConfigError, LaunchError, PeerFailed
+from auxdist.runfolder import RunFolder
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code comes back, 2 after an error a user can mend."""
+    wanted = _parser().parse_args(words)
+    verb: Verb = wanted.verb
+    try:
+        return verb(wanted)
+    except PeerFailed:  # the other rank has said it
+        return 2
+    except AuxdistError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def check(wanted: argparse.Namespace) -> int:
+    """Find every problem of a configuration that shows without a GPU."""
+    from auxdist.jobs.submit import Request, checked
+
+    run, config = checked(Request(wanted.config, wanted.set, wanted.run), wanted.procs)
+    ranks = wanted.procs or config.launch.num_ranks
+    print(f"{wanted.config}: good for {ranks} processes; the run folder is {run.root}")
+    return 0
+
+
+def status(wanted: argparse.Namespace) -> int:
+    """Say what a run is doing and what was measured so far."""
+    from auxdist.jobs.status import status_of
+
+    print(status_of(_run(wanted)).text())
+    return 0
+
+
+def report(wanted: argparse.Namespace) -> int:
+    """Write report.html of a run, finished or not."""
+    from auxdist.observe.report import write_report
+
+    print(write_report(_run(wanted)))
+    return 0
+
+
+def evaluate(wanted: argparse.Namespace) -> int:
+    """Measure the network of a run on a split with ground truth."""
+    run = _run(wanted)
+    if wanted.procs > 1 and "RANK" not in os.environ:
+        return _evaluate_on_ranks(run, wanted)
+    from auxdist.evaluate.tables import class_table
+    from auxdist.jobs.use import evaluate_run
+
+    found = evaluate_run(run, wanted.split_folder, wanted.round)
+    if found.is_main:
+        images = found.measurement.num_images
+        print(f"round {found.round} on {images} images of {found.index.root}\n")
+        print(class_table(found.measurement, found.index.classes))
+    return 0
+
+
+def predict(wanted: argparse.Namespace) -> int:
+    """Segment images; writes labels as palette PNG and an overlay for each."""
+    from auxdist.jobs.use import predict_images
+
+    run = _run(wanted)
+    for labels, overlay in predict_images(run, wanted.images, wanted.out, wanted.round):
+        print(f"{labels}  {overlay}")
+    return 0
+
+
+def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
+    from auxdist.configfile import load_config
+    from auxdist.jobs.local import run_processes
+    from auxdist.jobs.submit import rank_environment
+
+    command = [sys.executable, "-m", "auxdist.cli", "evaluate", str(run.root)]
+    if wanted.split_folder:
+        command += ["--split-folder", str(wanted.split_folder)]
+    if wanted.round is not None:
+        command += ["--round", str(wanted.round)]
+    environment = rank_environment(load_config(run.config), wanted.procs)
+    outcome = run_processes(command, wanted.procs, environment)
+    if outcome.code:
+        raise LaunchError(f"Measuring did not end. {outcome.message}")
+    return 0
+
+
+def _run(wanted: argparse.Namespace) -> RunFolder:
+    run = RunFolder(wanted.run.absolute())
+    if not run.config.exists():
+        raise ConfigError(
+            f"{run.root}: is not a run folder, it has no config.yaml; give the folder that "
+            "launch/local.py or launch/slurm.py named."
+        )
+    return run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="auxdist", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"auxdist {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def add(verb: Verb) -> argparse.ArgumentParser:
+        text = verb.__doc__ or ""
+        added = verbs.add_parser(verb.__name__, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(verb=verb)
+        return added
+
+    _add_check(add(check))
+    for verb in (status, report):
+        add(verb).add_argument("run", type=Path, help="run folder")
+    _add_evaluate(add(evaluate))
+    _add_predict(add(predict))
+    return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="configuration file")
+    parser.add_argument("--procs", type=int, help="processes (those of the launch section)")
+    parser.add_argument("--run", type=Path, help="run folder (runs/NAME)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the configuration"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split-folder", type=Path, help="image shards (data.val)")
+    parser.add_argument("--round", type=int, help="round of the network (the last finished one)")
+    parser.add_argument("--procs", type=int, default=1, help="processes (1)")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--round", type=int, help="round of the network (the last finished one)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Using the network of a run: measuring it on any split, and looking at images with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from auxdist.config import Config
+from auxdist.configfile import load_config
+from auxdist.data.index import Index, load_index
+from auxdist.data.reader import decode_image
+from auxdist.errors import CheckpointError, DataError
+from auxdist.evaluate.confusion import Measurement
+from auxdist.evaluate.measure import measure_predictions
+from auxdist.evaluate.pictures import save_prediction
+from auxdist.evaluate.predict import predict
+from auxdist.jobs.job import limit_threads
+from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.runfolder import RunFolder
+from auxdist.train.checkpoint import latest_checkpoint
+from auxdist.train.networks import trained_network
+from auxdist.world import World, joined
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A measurement and what was measured."""
+
+    measurement: Measurement
+    index: Index
+    round: int
+    is_main: bool
+    """True on the one process that should print."""
+
+
+def evaluate_run(run: RunFolder, split: Path | None, round: int | None) -> Evaluated:
+    """Measure the network of a round (the last finished one) on a split (that of data.val).
+
+    All ranks call this; each gets the whole measurement.
+
+    Raises:
+        DataError: there is no such split, it has no ground truth, or other classes.
+        CheckpointError: the round is not finished.
+    """
+    config = load_config(run.config)
+    folder = split or config.data.val
+    if folder is None:
+        raise DataError(
+            f"{run.config}: data.val is null, so there is no split to measure on; give one with "
+            "--split-folder DIR."
+        )
+    index = load_index(folder)
+    _require_classes(index, config)
+    limit_threads(config)
+    with joined(config.compute.device, config.compute.timeout_s) as world:
+        round = last_round(run, config) if round is None else round
+        net = _network(run, config, round, world)
+        return Evaluated(measure_predictions(net, index, world), index, round, world.is_main)
+
+
+def predict_images(
+    run: RunFolder, images: Sequence[Path], out: Path, round: int | None
+) -> Iterator[tuple[Path, Path]]:
+    """Write labels (palette PNG) and an overlay for each image; yields their paths.
+
+    Raises:
+        DataError: an image cannot be read, or two have the same name.
+        CheckpointError: the round is not finished.
+    """
+    config = load_config(run.config)
+    _require_different_names(images)
+    contents = [(path.stem, _read(path)) for path in images]
+    palette = load_index(config.data.train).palette
+    limit_threads(config)
+    with joined(config.compute.device) as world:
+        net = _network(run, config, last_round(run, config) if round is None else round, world)
+        for name, content in contents:
+            image = decode_image(content, name)
+            yield save_prediction(out, name, image, predict(net, image, world.device), palette)
+
+
+def last_round(run: RunFolder, config: Config) -> int:
+    """The last round whose training is finished.
+
+    Raises:
+        CheckpointError: none is.
+    """
+    for round in reversed(range(config.train.rounds)):
+        checkpoint = latest_checkpoint(run, round)
+        if checkpoint is not None and checkpoint.is_final:
+            return round
+    raise CheckpointError(
+        f"{run.root}: no round is finished yet; let the run go on, `auxdist status` shows where "
+        "it stands."
+    )
+
+
+def _network(run: RunFolder, config: Config, round: int, world: World) -> AuxSegNet:
+    net = trained_network(run, config, round).net
+    return net.to(world.device).eval().requires_grad_(False)
+
+
+def _require_classes(index: Index, config: Config) -> None:
+    if len(index.classes) != config.model.num_classes:
+        raise DataError(
+            f"{index.root}: has {len(index.classes)} classes, but the network "
+            f"{config.model.num_classes}; build the split with the class list of training."
+        )
+
+
+def _require_different_names(images: Sequence[Path]) -> None:
+    stems: dict[str, Path] = {}
+    for path in images:
+        if path.stem in stems:
+            raise DataError(
+                f"{path}: its result would overwrite that of {stems[path.stem]}; predict them with "
+                "different --out folders."
+            )
+        stems[path.stem] = path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give the path of an image file."
+        ) from error

@@ -1,0 +1,106 @@
+"""The report shows what lies in the run folder, needs nothing else, and executes no data."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
+from auxdist.configfile import dump_config
+from auxdist.errors import ConfigError
+from auxdist.evaluate.confusion import Measurement
+from auxdist.observe.events import EventLog
+from auxdist.observe.report import render, write_report
+from auxdist.runfolder import RunFolder, write_json, write_text
+
+CLASSES = ("<script>alert(1)</script>", "cat", "dog")
+
+
+def empty_run(root: Path) -> RunFolder:
+    run = RunFolder(root)
+    config = Config(
+        name="demo",
+        data=DataConfig(train="/data/train", val="/data/val"),
+        model=ModelConfig(num_classes=3, backbone="small"),
+        train=TrainConfig(rounds=2),
+    )
+    write_text(run.config, dump_config(config))
+    return run
+
+
+def measured(right: int) -> Measurement:
+    """Every class has `right` of 100 pixels right; the rest is taken for background."""
+    matrix = np.zeros((4, 5), dtype=np.int64)
+    matrix[0, 0] = 100
+    for c in (1, 2, 3):
+        matrix[c, c], matrix[c, 0], matrix[c, 4] = right, 90 - right, 10
+    return Measurement(matrix, 5, 3)
+
+
+def finished_run(root: Path) -> RunFolder:
+    run = empty_run(root)
+    results = {"cam-round-00": 20} | {f"labels-round-{r:02d}": 40 + 15 * r for r in range(3)}
+    results |= {"val-round-00": 35, "val-round-01": 60}
+    for name, right in results.items():
+        record = {"name": name, "classes": CLASSES, **measured(right).as_json()}
+        write_json(run.evaluation(name), record)
+    with EventLog(run, 0, console=io.StringIO()) as log:
+        for round in (-1, 0, 1):
+            for step in [*range(0, 200, 10), *range(150, 400, 10)]:  # restarted on the way
+                decay = (1 - step / 400) ** 0.9
+                loss = (3 - 0.5 * round) * (0.3 + decay) + 0.1 * np.sin(step)
+                log.write("step", round=round, step=step, total=400, loss=loss, decay=decay)
+    for round in range(3):
+        classes = [10, 5, 5 + 10 * round]
+        totals = {"pixels": 100, "background": 50, "ignore": 30 - 10 * round, "classes": classes}
+        write_json(
+            run.labels(round) / "manifest.json", {"totals": totals, "quarantined": {"x": "?"}}
+        )
+    write_json(run.complete, {})
+    return run
+
+
+def test_report_shows_the_measurements(tmp_path: Path) -> None:
+    page = write_report(finished_run(tmp_path)).read_text()
+    table = re.findall(r"<tr><td>(round 1|CAM only)</td>(.*?)</tr>", page)
+    values = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in table}
+    labels, val = measured(55), measured(60)
+    assert values["round 1"][0] == f"{100 * labels.miou:.2f}"
+    assert values["round 1"][2] == f"{100 * val.miou:.2f}"
+    assert values["CAM only"][2] == "-"
+    assert page.count("<svg") == 4
+    assert "complete" in page
+    assert "could not be read and are ignored: 1." in page
+
+
+def test_report_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
+    page = render(finished_run(tmp_path))
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    page = render(empty_run(tmp_path))
+    assert "Nothing was measured yet" in page
+    assert "not finished" in page
+
+
+def test_report_of_a_failed_run_says_why(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    write_json(run.failure, {"message": "shard x: is damaged"})
+    assert "shard x: is damaged" in render(run)
+
+
+def test_pictures_of_examples_are_part_of_the_page(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    (run.root / "panels").mkdir()
+    (run.root / "panels" / "bird.png").write_bytes(b"png")
+    assert '<img src="data:image/png;base64,cG5n" alt="bird">' in render(run)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read"):
+        write_report(RunFolder(tmp_path))

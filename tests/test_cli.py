@@ -1,0 +1,218 @@
+"""`auxdist VERB`: light to start, clean in its errors, right in its numbers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from shardmaker import make_shards
+
+from auxdist.cli import main
+from auxdist.config import (
+    AffinityConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    LaunchConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from auxdist.configfile import dump_config
+from auxdist.errors import DataError
+from auxdist.jobs.job import record_failure
+from auxdist.observe.events import EventLog
+from auxdist.runfolder import RunFolder, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def config_of(folder: Path) -> Config:
+    model = ModelConfig(
+        num_classes=3,
+        backbone="small",
+        small_width=8,
+        branch_channels=8,
+        affinity=AffinityConfig(unary=True, whiten=True, unary_pred="gated"),
+    )
+    return Config(
+        name="tiny",
+        data=DataConfig(train=str(folder / "shards"), val=str(folder / "shards"), workers=0),
+        model=model,
+        train=TrainConfig(rounds=2),
+        compute=ComputeConfig(device="cpu", threads_per_rank=1),
+        launch=LaunchConfig(nodes=2),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    make_shards(tmp_path / "shards", 6, 2)
+    run = RunFolder(tmp_path / "run")
+    write_text(run.config, dump_config(config_of(tmp_path)))
+    return run
+
+
+@pytest.fixture
+def trained(run: RunFolder, tmp_path: Path) -> RunFolder:
+    """A run whose round 0 is finished, with random weights."""
+    import torch
+
+    from auxdist.model.build import build
+    from auxdist.records import Position
+    from auxdist.train.checkpoint import save_checkpoint
+    from auxdist.train.engine import State
+
+    torch.manual_seed(1)
+    weights = build(config_of(tmp_path).model).state_dict()
+    save_checkpoint(run, Position(0, 1), 1, 0, State(dict(weights), {}))
+    return run
+
+
+@pytest.mark.parametrize("words", [["-c", "import auxdist"], ["-m", "auxdist.cli", "--help"]])
+def test_a_look_at_the_package_does_not_import_torch(words: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "auxdist" in imported
+    assert "torch" not in imported
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for verb in ("check", "status", "report", "evaluate", "predict"):
+        assert re.search(rf"^    {verb} +\w", out, re.MULTILINE)
+
+
+def test_check_of_a_good_configuration(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(run.config), "--procs", "2", "--run", str(tmp_path / "new")]) == 0
+    assert "good for 2 processes" in capsys.readouterr().out
+
+
+def test_check_shows_all_problems(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--set",
+        "model.num_classes=4",
+        "--set",
+        "train.rounds=0",
+        "--run",
+        str(tmp_path / "n"),
+    ]
+    assert main(["check", str(run.config), *words]) == 2
+    error = capsys.readouterr().err
+    assert "--set train.rounds: train.rounds is 0" in error
+    assert "--set model.num_classes: model.num_classes is 4" in error
+
+
+def test_errors_are_clean_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("status", "report", "evaluate"):
+        assert main([verb, str(tmp_path)]) == 2
+        assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_status_of_a_run(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(run.root)]) == 0
+    assert "not running: the command that started tiny goes on" in capsys.readouterr().out
+    with EventLog(run, 0) as log:
+        log.write("step", round=1, step=4, total=10, loss=0.25)
+    record_failure(run, DataError("shard x: is damaged; build it anew."))
+    main(["status", str(run.root)])
+    out = capsys.readouterr().out
+    assert "failed: shard x: is damaged; build it anew. (rank 0)" in out
+    assert re.search(r"last   round-01  step 5/10  loss 0.2500  \(\d+ s ago\)", out)
+    write_json(run.complete, {})
+    main(["status", str(run.root)])
+    assert "state  complete" in capsys.readouterr().out
+
+
+def test_status_sees_a_launcher_at_work(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    run.launch.mkdir()
+    with (run.launch / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        main(["status", str(run.root)])
+    assert "running: on this machine" in capsys.readouterr().out
+
+
+def test_report_is_written(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run.root)]) == 0
+    assert capsys.readouterr().out.strip() == str(run.report)
+    assert run.report.read_text().startswith("<!doctype html>")
+
+
+def test_evaluation_is_the_same_on_one_and_two_ranks(
+    trained: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained.root)]) == 0
+    alone = capfd.readouterr().out
+    assert alone.startswith("round 0 on 6 images of ")
+    assert "background" in alone
+    assert "class2" in alone
+    assert main(["evaluate", str(trained.root), "--procs", "2", "--round", "0"]) == 0
+    assert capfd.readouterr().out == alone
+
+
+def test_evaluation_of_a_split_with_other_classes(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_shards(tmp_path / "other", 2, 1, num_classes=5)
+    assert main(["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]) == 2
+    assert "has 5 classes, but the network 3" in capsys.readouterr().err
+
+
+def test_evaluation_before_any_round_is_finished(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run.root)]) == 2
+    assert "no round is finished yet" in capsys.readouterr().err
+
+
+def test_evaluation_without_any_split(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run.config.read_text().replace(f"val: {tmp_path / 'shards'}", "val: null")
+    write_text(run.config, text)
+    assert main(["evaluate", str(run.root)]) == 2
+    assert "data.val is null" in capsys.readouterr().err
+
+
+def test_prediction_writes_labels_and_overlay(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "bird.jpg"), image)
+    words = [str(tmp_path / "bird.jpg"), "--run", str(trained.root), "--out", str(tmp_path / "out")]
+    assert main(["predict", *words]) == 0
+    for name in ("bird.png", "bird.overlay.jpg"):
+        picture = cv2.imread(str(tmp_path / "out" / name))
+        assert picture is not None
+        assert picture.shape == (50, 70, 3)
+    assert "bird.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (["none.jpg"], "none.jpg: cannot be read"),
+        (["a/x.jpg", "b/x.jpg"], "b/x.jpg: its result would overwrite that of a/x.jpg"),
+    ],
+)
+def test_prediction_of_bad_images(
+    trained: RunFolder, images: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", *images, "--run", str(trained.root), "--out", "out"]) == 2
+    assert words in capsys.readouterr().err
