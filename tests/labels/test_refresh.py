@@ -68,7 +68,7 @@ def test_saliency_goes_through_the_crf_where_asked_for() -> None:
     source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
     plain = RefinedLabels(tiny_net(), LABELS).make(source)
     refined = RefinedLabels(tiny_net(), replace(LABELS, saliency_crf=True)).make(source)
-    expected = saliency_crf(IMAGE, plain.saliency / np.float32(255))
+    expected = saliency_crf(IMAGE, (plain.saliency / 255).astype(np.float32))
     assert np.abs(refined.saliency / 255 - expected).max() < 0.02  # `plain` is rounded
     assert np.abs(refined.saliency.astype(int) - plain.saliency).max() > 20
     is_salient = expected > LABELS.saliency_threshold
