@@ -114,7 +114,7 @@ def test_item_4_the_unary_term_of_the_features_is_the_same_everywhere() -> None:
 
 def test_item_5_with_a_gate_of_0_the_predictions_are_those_of_iccv() -> None:
     net = small_net("auxsegnet+").eval()
-    assert float(net.gamma_seg) == float(net.gamma_sal) == 0
+    assert net.gamma_seg.tolist() == net.gamma_sal.tolist() == [0]
     out = net(images())
     assert torch.equal(stacked(out, refined=True), out.affinity.apply(stacked(out)))
 
