@@ -30,6 +30,7 @@ FORMAT = 1
 BUILD_NAME = "build.json"
 QUARANTINE_NAME = "quarantine.json"
 _NOTES = ".build"
+_SLOW_IMPORTS = ("webdataset.writer",)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _build(
     if missing:
         (options.out / INDEX_NAME).unlink(missing_ok=True)
     progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
-    for done in run_tasks(_make_part, missing, options.processes, progress):
+    for done in run_tasks(_make_part, missing, options.processes, progress, _SLOW_IMPORTS):
         finished[done.name] = done
     in_order = [finished[part.tar.name] for part in parts]
     refused = refused + [one for done in in_order for one in done.refused]
@@ -188,9 +189,7 @@ def _claim(out: Path, description: dict[str, Any]) -> str:
                 "folder, or delete this one."
             )
     elif (out / INDEX_NAME).exists():
-        raise DataError(
-            f"{out}: holds shards that this command did not build; name another folder."
-        )
+        raise DataError(f"{out}: holds shards of another making; name another folder.")
     for left_over in out.glob(".*.tmp"):
         left_over.unlink(missing_ok=True)
     (out / _NOTES).mkdir(exist_ok=True)

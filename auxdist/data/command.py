@@ -30,7 +30,7 @@ def build_parser(
     parser.add_argument("--split", help="name of the split; default: the name of the folder")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shard-mb", type=_positive_float, default=64, help="default: %(default)s")
-    size.add_argument("--samples-per-shard", type=_positive, default=0, metavar="N")
+    size.add_argument("--samples-per-shard", type=positive, default=0, metavar="N")
     add_processes(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"list bad samples in {QUARANTINE_NAME}; go on"
@@ -49,7 +49,7 @@ def build_parser(
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """The option --processes; by default, one for every core that this process may use."""
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=_positive, default=cores, metavar="N")
+    parser.add_argument("--processes", type=positive, default=cores, metavar="N")
 
 
 def progress_bar(total: int, name: str) -> tqdm:
@@ -57,7 +57,8 @@ def progress_bar(total: int, name: str) -> tqdm:
     return tqdm(total=total, desc=name, unit="image")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of 1 or more, from the command line."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value}: 1 or more expected")
     return value

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -39,11 +40,13 @@ def run_tasks(
     tasks: Sequence[Task],
     processes: int,
     report: Callable[[int], object],
+    preload: Sequence[str] = (),
 ) -> Iterator[Result]:
     """Yield `function(task, tick)` of every task as they finish, in any order.
 
     `report` is told now and then how many samples were begun since it was last told. `function` and
-    the tasks must be importable from another process. With one process or one task it runs here.
+    the tasks must be importable from another process. `preload` names modules that are slow to
+    import and that the workers will need. With one process or one task it runs here.
 
     Raises:
         Stopped: the user or the system asked to stop.
@@ -54,7 +57,8 @@ def run_tasks(
         if processes <= 1:
             yield from _run_here(function, tasks, stop, report)
         else:
-            yield from _run_pooled(function, tasks, processes, stop, report)
+            with _workers(processes, [function.__module__, *preload]) as workers:
+                yield from _run_pooled(workers, function, tasks, stop, report)
 
 
 @contextmanager
@@ -98,26 +102,25 @@ def _run_here(
         yield function(task, tick)
 
 
-def _run_pooled(
-    function: Callable[[Task, Tick], Result],
-    tasks: Sequence[Task],
-    processes: int,
-    stop: threading.Event,
-    report: Callable[[int], object],
-) -> Iterator[Result]:
-    # A server that has imported this module forks the workers: no second slow import for each,
+@dataclass(frozen=True)
+class _Workers:
+    """A pool, and the board that it shares with this process: see `_board`."""
+
+    executor: ProcessPoolExecutor
+    board: Any
+
+
+@contextmanager
+def _workers(processes: int, preload: list[str]) -> Iterator[_Workers]:
+    """Worker processes that are told to end, and waited for, when the block ends."""
+    # A server that has imported all that is slow forks the workers: no import in each of them,
     # and unlike a plain fork no copies of the parent's threads and locks.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    num_slots = processes * _TASKS_PER_PROCESS
-    board = context.RawArray("q", 1 + num_slots)
+    context.set_forkserver_preload(preload)
+    board = context.RawArray("q", 1 + processes * _TASKS_PER_PROCESS)
     executor = ProcessPoolExecutor(processes, context, _start_worker, (board,))
     try:
-
-        def submit(task: Task, slot: int) -> Future[Result]:
-            return executor.submit(_run_task, function, task, slot)
-
-        yield from _feed(submit, tasks, board, stop, report)
+        yield _Workers(executor, board)
     except BrokenProcessPool as error:
         raise DataError(
             "A worker process died: killed by somebody, or for want of memory (then take fewer "
@@ -128,14 +131,15 @@ def _run_pooled(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _feed(
-    submit: Callable[[Task, int], Future[Result]],
+def _run_pooled(
+    workers: _Workers,
+    function: Callable[[Task, Tick], Result],
     tasks: Sequence[Task],
-    board: Any,
     stop: threading.Event,
     report: Callable[[int], object],
 ) -> Iterator[Result]:
     """Keep a few tasks in flight, each with a slot of the board, until all are done."""
+    board = workers.board
     waiting = iter(tasks)
     slots = list(range(1, len(board)))
     running: dict[Future[Result], int] = {}
@@ -144,7 +148,7 @@ def _feed(
         while slots and (task := next(waiting, None)) is not None:
             slot = slots.pop()
             board[slot] = seen[slot] = 0
-            running[submit(task, slot)] = slot
+            running[workers.executor.submit(_run_task, function, task, slot)] = slot
         if not running:
             return
         finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)

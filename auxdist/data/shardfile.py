@@ -11,12 +11,14 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from webdataset.writer import TarWriter
+from typing import TYPE_CHECKING
 
 from auxdist.data.index import Member, Sample, Shard, write_table
 from auxdist.errors import DataError
 from auxdist.runfolder import atomic_file
+
+if TYPE_CHECKING:
+    from webdataset.writer import TarWriter
 
 MAX_KEY = 80
 """Longest key: key, dot and extension must fit the 100 bytes of a plain (USTAR) tar name."""
@@ -110,6 +112,8 @@ def _entries(tar: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _deterministic_writer(stream: object) -> TarWriter:
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds
+
     return TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False, compress=False)
 
 

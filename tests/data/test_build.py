@@ -1,0 +1,220 @@
+"""A build is parallel, resumable, and whole or not at all; bad samples are named."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from build_script import content_of
+
+from auxdist.data.build import BuildOptions, Report, build
+from auxdist.data.drawn import drawn_recipe
+from auxdist.data.estimate import PlainSaliency
+from auxdist.data.palette import voc_palette
+from auxdist.data.photos import PhotoItem
+from auxdist.data.recipe import Recipe
+from auxdist.data.verify import verify
+from auxdist.errors import DataError
+
+
+def _demo(count: int = 12, seed: int = 0) -> Recipe:
+    return drawn_recipe(seed, "train", count, 64, PlainSaliency())
+
+
+def _build(recipe: Recipe, out: Path, **options: object) -> Report:
+    how = replace(BuildOptions(out, samples_per_shard=4), **options)  # type: ignore[arg-type]
+    return build(recipe, how, lambda done: None)
+
+
+def _photos(folder: Path, count: int = 6) -> Recipe:
+    """Small JPEGs with masks, two classes."""
+    folder.mkdir(exist_ok=True)
+    items = []
+    for n in range(count):
+        image, mask = folder / f"p{n}.jpg", folder / f"p{n}.png"
+        cv2.imwrite(str(image), np.full((20, 24 + n, 3), 40 * n, np.uint8))
+        cv2.imwrite(str(mask), np.full((20, 24 + n), n % 3, np.uint8))
+        items.append(PhotoItem(f"p{n}", image, 1000, None, None, mask, ("a", "b"), True))
+    return Recipe("train", ("a", "b"), voc_palette(2), True, items, None, {"source": "test"})
+
+
+def test_shards_are_sound_and_say_what_they_hold(tmp_path: Path):
+    report = _build(_demo(), tmp_path)
+    index = report.index
+    assert [shard.num_samples for shard in index.shards] == [4, 4, 4]
+    assert [shard.file for shard in index.shards] == [f"train-00000{n}.tar" for n in range(3)]
+    assert index.split == "train"
+    assert index.ground_truth
+    assert index.saliency == "plain estimator (weak substitute)"
+    assert len(index.palette) == len(index.classes) + 1
+    assert set(index.samples(0)[0].members) == {"jpg", "json", "sal.png", "gt.png"}
+    findings = verify(index, 1, lambda done: None)
+    assert findings.problems == ()
+    assert findings.num_samples == 12
+
+
+def test_equal_options_give_equal_bytes_for_any_number_of_processes(tmp_path: Path):
+    _build(_demo(), tmp_path / "one", processes=1)
+    _build(_demo(), tmp_path / "two", processes=2)
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+
+
+def test_finished_shards_are_kept_and_missing_ones_made_again(tmp_path: Path):
+    _build(_demo(), tmp_path)
+    before = content_of(tmp_path)
+    (tmp_path / "train-000001.tar").unlink()
+    (tmp_path / "train-000002.json").write_text("{}")
+    (tmp_path / "index.json").unlink()
+    (tmp_path / ".train-000001.tar.0123.tmp").write_bytes(b"left by a killed process")
+    report = _build(_demo(), tmp_path)
+    assert (report.num_kept, report.num_written) == (1, 2)
+    assert content_of(tmp_path) == before
+    assert _build(_demo(), tmp_path).num_written == 0
+
+
+def test_index_is_absent_while_a_shard_is_missing(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    out = tmp_path / "out"
+    _build(recipe, out)
+    (out / "train-000001.tar").unlink()
+    (tmp_path / "photos" / "p5.jpg").unlink()
+    with pytest.raises(DataError, match=r"p5\.jpg"):
+        _build(recipe, out)
+    assert not (out / "index.json").exists()
+    assert (out / "train-000000.tar").exists()
+
+
+def test_other_options_are_refused_in_the_same_folder(tmp_path: Path):
+    _build(_demo(), tmp_path)
+    with pytest.raises(DataError, match=r"other options \(seed: 0 -> 1\)"):
+        _build(_demo(seed=1), tmp_path)
+    with pytest.raises(DataError, match="samples_per_shard: 4 -> 5"):
+        _build(_demo(), tmp_path, samples_per_shard=5)
+
+
+def test_foreign_shards_are_not_overwritten(tmp_path: Path):
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(DataError, match="of another making"):
+        _build(_demo(), tmp_path)
+
+
+def test_shards_end_at_their_size_in_megabytes(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    report = _build(recipe, tmp_path / "out", samples_per_shard=0, shard_mb=0.002)
+    assert [shard.num_samples for shard in report.index.shards] == [2, 2, 2]
+
+
+def test_original_jpeg_bytes_are_kept(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    index = _build(recipe, tmp_path / "out").index
+    member = index.samples(0)[1].members["jpg"]
+    tar = (tmp_path / "out" / index.shards[0].file).read_bytes()
+    jpeg = (tmp_path / "photos" / "p1.jpg").read_bytes()
+    assert tar[member.offset : member.offset + member.size] == jpeg
+
+
+def test_an_image_without_classes_is_kept_and_counted(tmp_path: Path):
+    index = _build(_photos(tmp_path / "photos"), tmp_path / "out").index
+    assert (index.num_samples, index.num_labelled) == (6, 4)
+    assert [sample.classes for sample in index.samples(0)] == [(), (0,), (1,), ()]
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+Damage = Callable[[Path], object]
+BAD: dict[str, tuple[str, Damage, str]] = {
+    "missing image": ("p1.jpg", Path.unlink, r"p1\.jpg: the image cannot be read \(No such file"),
+    "cut short": ("p1.jpg", _cut_short, r"p1\.jpg: is no whole JPEG"),
+    "no image": ("p1.jpg", lambda p: p.write_bytes(b"hello"), r"p1\.jpg: is neither a JPEG"),
+    "empty": ("p1.jpg", lambda p: p.write_bytes(b""), r"p1\.jpg: is neither a JPEG"),
+    "missing mask": ("p1.png", Path.unlink, r"p1\.png: the mask cannot be read"),
+    "mask of another size": (
+        "p1.png",
+        lambda p: cv2.imwrite(str(p), np.zeros((9, 9), np.uint8)),
+        r"p1\.png: the mask is 9x9 pixels, its image 25x20",
+    ),
+    "mask in colour": (
+        "p1.png",
+        lambda p: cv2.imwrite(str(p), np.zeros((20, 25, 3), np.uint8)),
+        r"p1\.png: labels are a palette or 8-bit gray PNG",
+    ),
+    "label out of range": (
+        "p1.png",
+        lambda p: cv2.imwrite(str(p), np.full((20, 25), 3, np.uint8)),
+        r"p1: class 2 is out of range 0\.\.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_sample_stops_the_build_or_is_listed(tmp_path: Path, name: str):
+    file, damage, text = BAD[name]
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    damage(tmp_path / "photos" / file)
+    with pytest.raises(DataError, match=text):
+        _build(recipe, out)
+    assert not (out / "index.json").exists()
+    report = _build(recipe, out, skip_bad=True)
+    assert [one.key for one in report.refused] == ["p1"]
+    assert report.index.num_samples == 5
+    listed = json.loads((out / "quarantine.json").read_text())["samples"]
+    assert [one["key"] for one in listed] == ["p1"]
+    assert listed[0]["reason"] == report.refused[0].reason
+    assert verify(report.index, 1, lambda done: None).problems == ()
+
+
+def test_truth_out_of_range_is_found_where_labels_are_stated_too(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    items = [replace(item, classes=(0,)) for item in recipe.items if isinstance(item, PhotoItem)]
+    cv2.imwrite(str(tmp_path / "photos" / "p2.png"), np.full((20, 26), 7, np.uint8))
+    with pytest.raises(DataError, match=r"p2: mask label 7 is out of range 0\.\.2"):
+        _build(replace(recipe, items=items), tmp_path / "out")
+
+
+def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path):
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    kept = (tmp_path / "photos" / "p1.jpg").read_bytes()
+    (tmp_path / "photos" / "p1.jpg").write_bytes(b"")
+    _build(recipe, out, skip_bad=True)
+    assert _build(recipe, out, skip_bad=True).num_written == 0
+    (tmp_path / "photos" / "p1.jpg").write_bytes(kept)
+    report = _build(recipe, out)
+    assert (report.num_written, report.num_kept) == (1, 1)
+    assert report.index.num_samples == 6
+    assert not (out / "quarantine.json").exists()
+
+
+def test_duplicate_and_illegal_keys_are_refused_or_listed(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    first = recipe.items[0]
+    assert isinstance(first, PhotoItem)
+    for key, text in (("p1", "'p1' comes twice"), ("a.b", r"'a\.b': a key is 1 to")):
+        items = [*recipe.items, replace(first, key=key)]
+        with pytest.raises(DataError, match=text):
+            _build(replace(recipe, items=items), tmp_path / f"out{len(key)}")
+        report = _build(replace(recipe, items=items), tmp_path / f"out{len(key)}", skip_bad=True)
+        assert [one.key for one in report.refused] == [key]
+        assert report.index.num_samples == 6
+
+
+def test_nothing_to_build_from_is_an_error(tmp_path: Path):
+    recipe = _photos(tmp_path / "photos")
+    with pytest.raises(DataError, match="no image to build shards from"):
+        _build(replace(recipe, items=[]), tmp_path / "out")
+    for item in recipe.items:
+        assert isinstance(item, PhotoItem)
+        item.image.unlink()
+    with pytest.raises(DataError, match="every image was bad"):
+        _build(recipe, tmp_path / "out", skip_bad=True)
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file.* cannot be written"):
+        _build(_demo(), tmp_path / "file" / "out")

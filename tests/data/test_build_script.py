@@ -1,0 +1,159 @@
+"""The builders as a user meets them: exit codes, signals, killed processes, a full disk."""
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from build_script import command, content_of, environment, run_script
+
+from auxdist.data.index import load_index
+
+DEMO = ("--count", 120, "--samples-per-shard", 8, "--size", 96, "--processes", 2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed build leaves."""
+    out = tmp_path_factory.mktemp("whole") / "train"
+    run_script("build_demo.py", out, *DEMO)
+    return content_of(out)
+
+
+def _start(out: Path) -> subprocess.Popen[str]:
+    """A build that has finished some shards and is at work on others."""
+    process = subprocess.Popen(
+        command("build_demo.py", out, *DEMO),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("train-*.json"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def _members(session: int) -> dict[int, int]:
+    """Parent by process id, of the living processes of a session."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found[int(entry.name)] = int(fields[1])
+    return found
+
+
+def _workers(session: int) -> list[int]:
+    """The processes whose parent is itself a child of the first one."""
+    members = _members(session)
+    return [pid for pid, parent in members.items() if members.get(parent) == session]
+
+
+def _finish(out: Path, whole: dict[str, bytes]) -> None:
+    """The same command goes on, and leaves what an undisturbed build leaves."""
+    assert not (out / "index.json").exists()
+    assert "finished before" in run_script("build_demo.py", out, *DEMO).stdout
+    assert content_of(out) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_leaves_cleanly_and_goes_on(
+    tmp_path: Path, whole: dict[str, bytes], number: signal.Signals
+):
+    out = tmp_path / "train"
+    process = _start(out)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert not list(out.glob(".*.tmp"))
+    _finish(out, whole)
+
+
+def test_killed_worker_is_a_clear_error_and_the_build_goes_on(
+    tmp_path: Path, whole: dict[str, bytes]
+):
+    out = tmp_path / "train"
+    process = _start(out)
+    os.kill(_workers(process.pid)[0], signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "A worker process died" in errors
+    assert "Traceback" not in errors
+    _finish(out, whole)
+
+
+def test_killed_parent_takes_its_workers_along_and_the_build_goes_on(
+    tmp_path: Path, whole: dict[str, bytes]
+):
+    out = tmp_path / "train"
+    process = _start(out)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while _members(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    _finish(out, whole)
+
+
+def test_second_build_in_the_same_folder_is_refused(tmp_path: Path):
+    out = tmp_path / "train"
+    process = _start(out)
+    try:
+        done = run_script("build_demo.py", out, *DEMO, code=2)
+        assert "another build is at work" in done.stderr
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_full_disk_is_named_and_the_build_goes_on(tmp_path: Path, processes: int):
+    options = (tmp_path / "train", "--count", 24, "--samples-per-shard", 12, "--size", 96,
+               "--processes", processes)  # fmt: skip
+
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run(
+        command("build_demo.py", *options),
+        env=environment(),
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "train").glob("*.tar"))
+    run_script("build_demo.py", *options)
+    assert load_index(tmp_path / "train").num_samples == 24
+
+
+def test_demo_split_is_named_after_its_folder_unless_told(tmp_path: Path):
+    run_script("build_demo.py", tmp_path / "train", "--count", 2, "--size", 64, "--no-saliency")
+    index = load_index(tmp_path / "train")
+    assert (index.split, index.saliency) == ("train", "none")
+    assert "sal.png" not in index.samples(0)[0].members
+    run_script("build_demo.py", tmp_path / "x", "--count", 2, "--size", 64, "--split", "val")
+    assert load_index(tmp_path / "x").samples(0)[0].key == "val-000000"
+
+
+def test_bad_option_is_an_error_without_traceback(tmp_path: Path):
+    for options in (["--count", 0], ["--processes", 0], ["--shard-mb", -1]):
+        done = run_script("build_demo.py", tmp_path / "out", *options, code=2)
+        assert "expected" in done.stderr
