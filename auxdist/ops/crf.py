@@ -91,12 +91,7 @@ def saliency_crf(
         DataError: shapes or types do not fit, or the saliency leaves [0, 1].
     """
     check_image(image, 3)
-    check_values("saliency", saliency, image.shape[:2])
-    if saliency.max() > 1:
-        raise DataError(
-            f"dense CRF: saliency reaches {saliency.max()}, expected values in [0, 1]; divide "
-            "8-bit maps by 255."
-        )
+    check_saliency(saliency, image.shape[:2])
     if not _has_numba():
         from auxdist.ops.crf_torch import saliency_crf_batch
 
@@ -106,7 +101,7 @@ def saliency_crf(
         )[0].numpy()
     from auxdist.ops.crf_numba import binary_mean_field
 
-    unary = saliency_unary(saliency, tau, epsilon)
+    unary = saliency_unary(saliency.clip(max=1), tau, epsilon)
     log_odds = (unary[0] - unary[1]).astype(np.float32).ravel()
     log_odds = binary_mean_field(log_odds, _features(image, kernels), iterations)
     return (1 / (1 + np.exp(-log_odds.clip(-80, 80)))).reshape(saliency.shape)
@@ -170,6 +165,16 @@ def check_values(name: str, values: Any, shape: tuple[Any, ...]) -> None:
         raise DataError(
             f"dense CRF: {name} lies between {lowest} and {highest}, expected finite values from "
             "0; pass probabilities, not logits."
+        )
+
+
+def check_saliency(saliency: Any, shape: tuple[Any, ...]) -> None:
+    """Refuse saliency that is not of `shape` or, by more than rounding, not in [0, 1]."""
+    check_values("saliency", saliency, shape)
+    if saliency.max() > 1.001:
+        raise DataError(
+            f"dense CRF: saliency reaches {float(saliency.max())}, expected values in [0, 1]; "
+            "divide 8-bit maps by 255."
         )
 
 

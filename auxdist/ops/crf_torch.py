@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from auxdist.errors import DataError
 from auxdist.ops.crf import (
     SALIENCY_KERNELS,
     SEGMENTATION_KERNELS,
     Kernels,
     check_image,
+    check_saliency,
     check_values,
     saliency_unary,
 )
@@ -38,13 +38,8 @@ def saliency_crf_batch(
         DataError: shapes or types do not fit, or the saliency leaves [0, 1].
     """
     check_image(images, 4)
-    check_values("saliency", saliency, tuple(images.shape[:3]))
-    if saliency.max() > 1:
-        raise DataError(
-            f"dense CRF: saliency reaches {float(saliency.max())}, expected values in [0, 1]; "
-            "divide 8-bit maps by 255."
-        )
-    unary = saliency_unary(saliency, tau, epsilon)
+    check_saliency(saliency, tuple(images.shape[:3]))
+    unary = saliency_unary(saliency.clamp(max=1), tau, epsilon)
     start = (unary[0] - unary[1]).float().reshape(-1, 1)
     lattices = _lattices(images, kernels)
     log_odds = start
