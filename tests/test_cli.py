@@ -60,7 +60,7 @@ def trained(run: RunFolder, tmp_path: Path) -> RunFolder:
     """A run whose round 0 is finished, with random weights."""
     import torch
 
-    from auxdist.model.build import build
+    from auxdist.model.builder import build
     from auxdist.records import Position
     from auxdist.train.checkpoint import save_checkpoint
     from auxdist.train.engine import State
@@ -132,7 +132,7 @@ def test_status_of_a_run(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> 
     main(["status", str(run.root)])
     out = capsys.readouterr().out
     assert "failed: shard x: is damaged; build it anew. (rank 0)" in out
-    assert re.search(r"last   round-01  step 5/10  loss 0.2500  \(\d+ s ago\)", out)
+    assert re.search(r"last   round-01  step +5/10  loss 0.2500  \(\d+ s ago\)", out)
     write_json(run.complete, {})
     main(["status", str(run.root)])
     assert "state  complete" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def _last_event(run: RunFolder) -> str:
     if last is None:
         return ""
     age = max(0, time.time() - last["time"])
-    return f"{describe(last)}  ({_duration(age)} ago)"
+    return f"{describe(last).strip()}  ({_duration(age)} ago)"
 
 
 def _duration(seconds: float) -> str:

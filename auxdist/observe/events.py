@@ -85,7 +85,7 @@ def _stage(record: dict[str, Any]) -> str:
 
 def _step(record: dict[str, Any]) -> str:
     done = f"{record['step'] + 1}/{record['total']}"
-    text = f"{_stage(record)}  step {done}  loss {record['loss']:.4f}"
+    text = f"{_stage(record)}  step {done:>11}  loss {record['loss']:.4f}"
     if "images_per_s" in record:
         text += f"  {record['images_per_s']:.1f} images/s"
     return text
@@ -100,7 +100,9 @@ def _refresh(record: dict[str, Any]) -> str:
 
 
 def _task(record: dict[str, Any]) -> str:
-    return f"{record['name']}  {record['what']}"
+    """Beginnings only: how a task ended is said by the records that it leaves."""
+    is_news = record["what"] == "started" and not record["name"].startswith("measure")
+    return f"\n{record['name']}" if is_news else ""
 
 
 def _measure(record: dict[str, Any]) -> str:

@@ -51,11 +51,11 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (
             {"kind": "step", "round": -1, "step": 9, "total": 40, "loss": 0.5, "images_per_s": 7},
-            "classifier  step 10/40  loss 0.5000  7.0 images/s",
+            "classifier  step       10/40  loss 0.5000  7.0 images/s",
         ),
         (
             {"kind": "task", "name": "train round-01", "what": "started"},
-            "train round-01  started",
+            "\ntrain round-01",
         ),
         (
             {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40},

@@ -1,0 +1,54 @@
+"""kill -9 of any rank or of the launcher, then the same command again: the same label bytes."""
+
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from demo_run import build_shards, by_step, call, local_command, manifests
+from slurm_cluster import until
+
+from auxdist.observe.events import read_events
+from auxdist.runfolder import RunFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def children(pid: int) -> list[int]:
+    """The ranks of a launcher."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def num_events(run: RunFolder) -> int:
+    return sum(1 for _ in read_events(run))
+
+
+def start_and_kill(command: list[str], run: RunFolder, after: int, victim: int) -> int:
+    """Start, and kill rank `victim` (2: the launcher) `after` events later; the exit code."""
+    before = num_events(run)
+    with (run.root.parent / "log").open("a") as log:
+        launcher = subprocess.Popen(command, stdout=log, stderr=log)
+    until(lambda: num_events(run) >= before + after or launcher.poll() is not None, limit_s=120)
+    if launcher.poll() is None:
+        os.kill([*children(launcher.pid), launcher.pid][victim], signal.SIGKILL)
+    return launcher.wait(timeout=60)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_runs_end_with_the_same_labels(tmp_path: Path, seed: int) -> None:
+    shards = build_shards(tmp_path / "shards")
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    call(*local_command(whole, shards, procs=2))
+    command = local_command(killed, shards, procs=2)
+    dice = random.Random(seed)
+    for _ in range(5):
+        code = start_and_kill(command, killed, dice.randint(1, 25), dice.randrange(3))
+        assert code in (0, 128 + signal.SIGKILL, -signal.SIGKILL)
+    call(*command)
+    assert by_step(killed, "keys", "keys") == by_step(whole, "keys", "keys")
+    assert by_step(killed, "step", "loss") == by_step(whole, "step", "loss")
+    assert len(manifests(whole)) == 3
+    assert manifests(killed) == manifests(whole)
