@@ -44,7 +44,7 @@ class DataConfig:
     workers: int = 2
     """Reader processes of each rank; 0 reads in the training process itself."""
     bad_sample_budget: int = 10
-    """Stop once more samples than this could not be read in a stage."""
+    """Stop once more samples than this could not be read in an epoch."""
     crop: CropConfig = field(default_factory=CropConfig)
 
 

@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
@@ -58,7 +58,7 @@ def batches(
     size: int = 1,
     first_step: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's batches of steps first_step .. plan.total_steps - 1.
 
     A sample that cannot be read becomes a row of weight 0 and its key is in `quarantined`. Without

@@ -1,1 +1,6 @@
 """Backbones, the network, its losses and its weights. Knows no rank, no path in a run, no data."""
+
+from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.builder import build
+
+__all__ = ["AuxSegNet", "build"]

@@ -34,7 +34,7 @@ class Checkpoint:
     position: Position
     total_steps: int
     quarantined: int
-    """Samples of this stage that could not be read so far."""
+    """Samples of the current epoch that could not be read so far."""
     weights_sha256: str
 
     @property

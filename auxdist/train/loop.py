@@ -52,9 +52,10 @@ class Stage:
     engine: Engine
     start: Position
     total_steps: int
+    steps_per_epoch: int
     bad_sample_budget: int
     quarantined: int = 0
-    """Samples that could not be read so far, over all ranks and restarts."""
+    """Samples of this epoch that could not be read so far, over all ranks and restarts."""
     meter: Meter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class Stage:
             if consensus.is_stopping:
                 self._save(step)
                 raise Stopped(f"{self.start.stage}: saved at step {step}/{self.total_steps}.")
-            self._count_quarantined(batch, consensus)
+            self._count_quarantined(step, batch, consensus)
             if step == self.start.step:
                 self._warm_up(batch, consensus.normaliser)
             losses = self._accumulate(batch, consensus.normaliser)
@@ -89,15 +90,17 @@ class Stage:
         samples, saliency, segmentation, stopping, bad = self.around.world.all_sum(numbers).tolist()
         return Consensus(Normaliser(samples, saliency, segmentation), stopping > 0, int(bad))
 
-    def _count_quarantined(self, batch: Batch, consensus: Consensus) -> None:
+    def _count_quarantined(self, step: int, batch: Batch, consensus: Consensus) -> None:
+        if step % self.steps_per_epoch == 0:  # a bad sample comes again in every epoch
+            self.quarantined = 0
         if batch.quarantined:
             self.around.events.write("quarantine", keys=list(batch.quarantined))
         self.quarantined += consensus.quarantined
         if self.quarantined > self.bad_sample_budget:
             raise DataError(
-                f"{self.start.stage}: {self.quarantined} samples could not be read, the budget "
-                f"data.bad_sample_budget is {self.bad_sample_budget}. The quarantine records in "
-                "events/ name them; mend the shards or raise the budget."
+                f"{self.start.stage}: {self.quarantined} samples of an epoch could not be read, "
+                f"the budget data.bad_sample_budget is {self.bad_sample_budget}. The quarantine "
+                "records in events/ name them; mend the shards or raise the budget."
             )
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:

@@ -10,8 +10,7 @@ import torch
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError
-from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.build import build
+from auxdist.model import AuxSegNet, build
 from auxdist.model.weights import apply_weights, from_official, load_weights
 from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder
@@ -65,12 +64,16 @@ def _fresh_network(config: Config) -> AuxSegNet:
     torch.manual_seed(config.seed)
     net = build(config.model)
     if config.model.weights:
-        apply_weights(net, from_official(load_weights(Path(config.model.weights))))
+        _apply(net, Path(config.model.weights))
     return net
 
 
 def _imported_classifier(config: Config, path: Path) -> Trained:
     net = _fresh_network(config)
-    apply_weights(net, from_official(load_weights(path)))
+    _apply(net, path)
     with path.open("rb") as file:
         return Trained(net, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _apply(net: AuxSegNet, path: Path) -> None:
+    apply_weights(net, from_official(load_weights(path)), where=str(path))

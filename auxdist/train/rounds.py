@@ -5,7 +5,8 @@ classifier -> labels 0 -> for every round s: (train s -> validate s -> refresh t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from auxdist.config import Config, TrainConfig
@@ -179,11 +180,14 @@ class Rounds:
             make_engine(trainee, config, self._around.world),
             start=checkpoint.position if checkpoint else Position(round, 0),
             total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
             bad_sample_budget=self._config.data.bad_sample_budget,
             quarantined=checkpoint.quarantined if checkpoint else 0,
         )
         labels = None if is_classifier else self._labels(round)
-        stage.train(self._batches(plan, labels, stage.start.step))
+        # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
+        with closing(self._batches(plan, labels, stage.start.step)) as stream:
+            stage.train(stream)
 
     def _classifier_config(self) -> TrainConfig:
         """The training of the classifier, in the form of that of a round."""
@@ -207,7 +211,9 @@ class Rounds:
             last_batch=config.last_batch,
         )
 
-    def _batches(self, plan: Plan, labels: LabelSource | None, first_step: int) -> Iterator[Batch]:
+    def _batches(
+        self, plan: Plan, labels: LabelSource | None, first_step: int
+    ) -> Generator[Batch, None, None]:
         world = self._around.world
         return batches(
             self._index,

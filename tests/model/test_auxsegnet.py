@@ -10,7 +10,7 @@ from torch import Tensor
 from auxdist.config import METHOD_AFFINITY, AffinityConfig, Method, ModelConfig
 from auxdist.errors import ConfigError
 from auxdist.model.auxsegnet import AuxSegNet, Projections
-from auxdist.model.build import build
+from auxdist.model.builder import build
 from auxdist.ops.affinity import TaskAffinity
 from auxdist.records import Outputs
 

@@ -9,7 +9,7 @@ from model_cases import normaliser, random_batch, small_net
 from torch import Tensor, nn
 
 from auxdist.config import METHOD_AFFINITY, Method, ModelConfig
-from auxdist.model.build import build
+from auxdist.model.builder import build
 from auxdist.model.objective import ClassifierObjective, SegmentationObjective
 from auxdist.records import Batch, Normaliser
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from auxdist.config import METHOD_AFFINITY, ModelConfig
 from auxdist.errors import CheckpointError
 from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.build import build
+from auxdist.model.builder import build
 from auxdist.model.weights import apply_weights, from_official, load_weights
 
 

@@ -1,0 +1,227 @@
+"""The promises of training: order, gradient, resume, and what never depends on the truth."""
+
+import json
+import random
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ranks import run_ranks
+from smallrun import StopAfter, do_tasks, file_bytes, make_data, small_config
+
+from auxdist.config import Config
+from auxdist.errors import CheckpointError, DataError, Stopped
+from auxdist.observe.events import read_events
+from auxdist.runfolder import RunFolder
+from auxdist.train.networks import final_checkpoint
+from auxdist.world import World
+
+FIRST_TASKS = ("train classifier", "labels round-00")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_data(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def begun(data: Path) -> Path:
+    """A run that is ready for the training of round 0."""
+    root = data / "begun"
+    do_tasks(RunFolder(root), small_config(data), World(), FIRST_TASKS)
+    return root
+
+
+def train_round(world: World, root: str, config: Config) -> None:
+    do_tasks(RunFolder(Path(root)), config, world, ("train round-00",))
+
+
+def steps_of(
+    run: RunFolder, ranks: int
+) -> tuple[dict[int, list[str]], dict[int, dict[str, float]]]:
+    """Keys of every step in the order of the global batch, and the losses of every step."""
+    keys: dict[int, list[str]] = defaultdict(list)
+    losses = {}
+    for rank in range(ranks):
+        for record in read_events(run, rank):
+            if record["kind"] == "keys" and record["round"] == 0:
+                keys[record["step"]] += record["keys"]
+            if record["kind"] == "step" and record["round"] == 0:
+                losses[record["step"]] = record["parts"]
+    return dict(keys), losses
+
+
+def test_worlds_1_2_and_4_see_the_same_batches_and_losses_over_20_steps(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    config = small_config(data, epochs=4)  # 24 steps
+    found = {}
+    for ranks in (1, 2, 4):
+        run = RunFolder(tmp_path / f"world{ranks}")
+        shutil.copytree(begun, run.root)
+        if ranks == 1:
+            train_round(World(), str(run.root), config)
+        else:
+            run_ranks(ranks, train_round, str(run.root), config)
+        found[ranks] = steps_of(run, ranks)
+    keys, losses = found[1]
+    assert len(losses) == 24
+    assert sorted(key for step in range(6) for key in keys[step]) == [
+        f"img-{n:05d}" for n in range(24)
+    ]
+    for ranks in (2, 4):
+        other_keys, other_losses = found[ranks]
+        assert other_keys == keys
+        for step in range(20):
+            for name, value in losses[step].items():
+                assert other_losses[step][name] == pytest.approx(value, rel=2e-4, abs=1e-6), (
+                    ranks,
+                    step,
+                    name,
+                )
+
+
+def test_interrupted_anywhere_and_resumed_is_bitwise_never_interrupted(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    config = small_config(data)
+    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
+    for run in (whole, pieces):
+        shutil.copytree(begun, run.root)
+    train_round(World(), str(whole.root), config)
+
+    steps = sorted(random.Random().sample(range(1, 12), 3))  # a failure prints them
+    for number, step in enumerate(steps):
+        before = steps[number - 1] if number else 0
+        with pytest.raises(Stopped, match=f"saved at step {step}/12"):
+            do_tasks(pieces, config, World(), ("train round-00",), StopAfter(step - before))
+    train_round(World(), str(pieces.root), config)
+    first, second = final_checkpoint(whole, 0), final_checkpoint(pieces, 0)
+    assert first.weights_sha256 == second.weights_sha256, steps
+    assert file_bytes(first.folder) == file_bytes(second.folder)
+    assert steps_of(whole, 1)[1] == steps_of(pieces, 1)[1]
+    assert steps_of(whole, 1)[0] == steps_of(pieces, 1)[0], "a sample was read twice"
+
+
+def interrupted_pair(world: World, root: str, config: Config) -> bool:
+    """Stop two ranks after 5 steps, though only rank 1 was told to."""
+    stop = StopAfter(5 if world.rank == 1 else 1000)
+    try:
+        do_tasks(RunFolder(Path(root)), config, world, ("train round-00",), stop)
+    except Stopped:
+        return True
+    return False
+
+
+def test_a_stop_told_to_one_rank_stops_all_and_resumes_bitwise_at_the_same_world(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    config = small_config(data)
+    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
+    for run in (whole, pieces):
+        shutil.copytree(begun, run.root)
+    run_ranks(2, train_round, str(whole.root), config)
+    assert run_ranks(2, interrupted_pair, str(pieces.root), config) == [True, True]
+    run_ranks(2, train_round, str(pieces.root), config)
+    assert final_checkpoint(whole, 0).weights_sha256 == final_checkpoint(pieces, 0).weights_sha256
+
+
+def test_a_run_resumed_at_another_world_size_sees_the_same_samples_and_is_fp32_close(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    config = small_config(data)
+    whole, moved = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "moved")
+    for run in (whole, moved):
+        shutil.copytree(begun, run.root)
+    train_round(World(), str(whole.root), config)
+    with pytest.raises(Stopped):
+        do_tasks(moved, config, World(), ("train round-00",), StopAfter(5))
+    run_ranks(2, train_round, str(moved.root), config)
+    keys, losses = steps_of(whole, 1)
+    moved_keys, moved_losses = steps_of(moved, 2)
+    assert moved_keys == keys
+    assert moved_losses.keys() == losses.keys()
+    first, second = final_checkpoint(whole, 0).weights(), final_checkpoint(moved, 0).weights()
+    for name, tensor in first.items():
+        np.testing.assert_allclose(second[name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path) -> Path:
+    root = data / "finished"
+    do_tasks(RunFolder(root), small_config(data), World())
+    return root
+
+
+def test_a_whole_run_leaves_labels_checkpoints_and_measurements(finished: Path) -> None:
+    run = RunFolder(finished)
+    names = ("val-round-00", "labels-round-00", "labels-round-01", "cam-round-00")
+    found: dict[str, Any] = {name: json.loads(run.evaluation(name).read_text()) for name in names}
+    assert all(0 <= value["miou"] <= 1 for value in found.values())
+    assert [found[name]["num_images"] for name in names] == [9, 24, 24, 24]
+    assert run.latest_labels.read_text() == "round-01\n"
+    assert final_checkpoint(run, 0).position.step == 12
+
+
+def test_labels_and_weights_are_the_same_without_any_ground_truth(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Nothing but measuring opens gt.png: take it away and nothing learned changes."""
+    make_data(tmp_path, ground_truth=False)
+    run = RunFolder(tmp_path / "run")
+    do_tasks(run, small_config(tmp_path), World())
+
+    def is_label(path: Path) -> bool:
+        return path.suffix in (".tar", ".png")
+
+    for round in (0, 1):
+        assert file_bytes(run.labels(round), is_label) == file_bytes(
+            RunFolder(finished).labels(round), is_label
+        )
+    assert not run.evaluation("labels-round-00").exists()
+    assert run.evaluation("val-round-00").exists()
+
+
+def test_a_run_stopped_in_every_task_goes_on_to_the_same_end(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    run, stops = RunFolder(tmp_path / "run"), 0
+    while stops < 60:
+        try:
+            do_tasks(run, small_config(data), World(), stop=StopAfter(30))
+            break
+        except Stopped:
+            stops += 1
+    assert stops >= 4
+    for folder in ("labels", "evaluation"):
+        assert file_bytes(run.root / folder) == file_bytes(finished / folder)
+
+
+def test_samples_past_the_budget_stop_the_stage(data: Path, begun: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data / "train", broken / "train")
+    shutil.copytree(data / "val", broken / "val")
+    for tar in (broken / "train").glob("*.tar"):
+        content = bytearray(tar.read_bytes())
+        for start in range(0, len(content), 512):
+            content[start : start + 40] = bytes(40)  # no member starts with its own magic any more
+        tar.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"data\.bad_sample_budget is 10"):
+        do_tasks(RunFolder(tmp_path / "run"), small_config(broken), World())
+    quarantined = [
+        key
+        for record in read_events(RunFolder(tmp_path / "run"))
+        if record["kind"] == "quarantine"
+        for key in record["keys"]
+    ]
+    assert len(quarantined) > 10
+
+
+def test_an_unfinished_stage_is_not_taken_for_finished(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="round-00 is not finished yet"):
+        final_checkpoint(RunFolder(tmp_path), 0)
