@@ -21,7 +21,8 @@ def instances(root: Path, keys: list[str]) -> dict[str, Any]:
     """The instances file of some images; every connected region is an annotation."""
     labels = json.loads((root / "labels.json").read_text())
     numbers = labels.get("coco_category_ids", list(range(1, len(labels["classes"]) + 1)))
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, key in enumerate(keys, start=1):
         mask = np.array(Image.open(root / "SegmentationClass" / f"{key}.png"))
         images.append(
@@ -48,9 +49,7 @@ def _annotations(mask: np.ndarray, numbers: list[int]) -> list[dict[str, Any]]:
         count, parts = cv2.connectedComponents((mask == value).astype(np.uint8), connectivity=4)
         for part in range(1, count):
             shape = segmentation(parts == part)
-            found.append(
-                {"category_id": numbers[value - 1], "iscrowd": 0, "segmentation": shape}
-            )
+            found.append({"category_id": numbers[value - 1], "iscrowd": 0, "segmentation": shape})
     if values and (mask == 255).any():
         code = {"counts": runs(mask == 255), "size": list(mask.shape)}
         found.append({"category_id": numbers[values[0] - 1], "iscrowd": 1, "segmentation": code})

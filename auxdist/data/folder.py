@@ -45,6 +45,8 @@ def folder_recipe(source: FolderSource, split: str, saliency: SaliencyMaker | No
     names = _names(rows)
     if source.classes is not None:
         names = tuple(read_lines(source.classes, "list of classes").values())
+    if not names:
+        raise DataError(f"{source.table}: names no class at all; file,label1;label2 was expected.")
     number = {name: c for c, name in enumerate(names)}
     items = []
     for line, file, labels in rows:
@@ -79,10 +81,10 @@ def _item(
         key=key,
         image=source.images / file,
         num_bytes=file_bytes(source.images / file),
-        classes=classes,
-        annotation=None,
-        mask=source.masks and source.masks / f"{key}.png",
+        labels="list",
         names=names,
+        classes=classes,
+        mask=source.masks and source.masks / f"{key}.png",
         keep_truth=source.masks is not None,
     )
 

@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import cv2
@@ -25,22 +25,23 @@ PNG_TO_JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class PhotoItem:
-    """An image file, with labels from one of three places.
+    """An image file, with image-level labels from one of three places.
 
-    classes     the labels themselves, where a list states them
-    annotation  else a VOC XML file with the objects of the image
-    mask        else, and for the ground truth, a label image
+    labels      "list": they are `classes`, None where the list lacks this image; "xml": they are
+                in the VOC file `annotation`; "mask": they are what `mask` shows
     names       class names, to read `annotation` by
+    keep_truth  whether `mask` is also kept as ground truth
     """
 
     key: str
     image: Path
     num_bytes: int
-    classes: tuple[int, ...] | None
-    annotation: Path | None
-    mask: Path | None
+    labels: Literal["list", "xml", "mask"]
     names: tuple[str, ...]
-    keep_truth: bool
+    classes: tuple[int, ...] | None = None
+    annotation: Path | None = None
+    mask: Path | None = None
+    keep_truth: bool = False
 
     def read(self) -> RawSample:
         """Read the files.
@@ -50,22 +51,20 @@ class PhotoItem:
         """
         jpeg, pixels = read_photo(self.image)
         truth = None
-        if self.mask is not None and (self.keep_truth or self._needs_mask):
+        if self.mask is not None and (self.keep_truth or self.labels == "mask"):
             truth = read_mask(self.mask, pixels)
         return RawSample(jpeg, pixels, self._classes(truth), truth if self.keep_truth else None)
 
-    @property
-    def _needs_mask(self) -> bool:
-        return self.classes is None and self.annotation is None
-
     def _classes(self, truth: np.ndarray | None) -> tuple[int, ...]:
-        if self.classes is not None:
-            return self.classes
-        if self.annotation is not None:
+        if self.labels == "xml" and self.annotation is not None:
             return read_annotation(self.annotation, self.names)
-        if truth is not None:
+        if self.labels == "mask" and truth is not None:
             return classes_in(truth)
-        raise DataError(f"{self.key}: the file of labels has none for it; add it, or [] for none.")
+        if self.classes is None:
+            raise DataError(
+                f"{self.key}: the file of labels has none for it; add it, or [] for none."
+            )
+        return self.classes
 
 
 def read_photo(path: Path) -> tuple[bytes, np.ndarray]:

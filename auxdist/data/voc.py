@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from auxdist.data.palette import voc_palette
 from auxdist.data.photos import PhotoItem, file_bytes, file_sha256, read_json, read_lines
@@ -16,6 +16,8 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
+
+_KINDS: dict[str, Literal["list", "xml", "mask"]] = {"xml": "xml", "masks": "mask"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def voc_recipe(
     if source.labels == "masks" and masks is None:
         raise DataError("Labels from masks need a folder of masks; name it by --masks.")
     annotations = _folder(source.root / "Annotations", "XML") if source.labels == "xml" else None
+    kind: Literal["list", "xml", "mask"] = _KINDS.get(source.labels, "list")
 
     def item(key: str) -> PhotoItem:
         image = images / f"{key}.jpg"
@@ -59,10 +62,11 @@ def voc_recipe(
             key=key,
             image=image,
             num_bytes=file_bytes(image),
-            classes=None if stated is None else _classes_of(stated, key),
+            labels=kind,
+            names=names,
+            classes=None if stated is None else _classes_of(stated, key, source.labels),
             annotation=annotations and annotations / f"{key}.xml",
             mask=_mask_of(masks, key, ground_truth or source.labels == "masks"),
-            names=names,
             keep_truth=ground_truth and masks is not None,
         )
 
@@ -128,9 +132,13 @@ def _stated_labels(path: Path) -> dict[str, Any]:
     return value
 
 
-def _classes_of(stated: dict[str, Any], key: str) -> tuple[int, ...] | None:
+def _classes_of(stated: dict[str, Any], key: str, path: str) -> tuple[int, ...] | None:
     classes = stated["labels"].get(key)
-    return None if classes is None else tuple(int(c) for c in classes)
+    if classes is None:
+        return None
+    if not isinstance(classes, list) or not all(isinstance(c, int) for c in classes):
+        raise DataError(f"{path}: the labels of {key} are {classes!r}; a list of numbers expected.")
+    return tuple(classes)
 
 
 def _class_names(source: VocSource, stated: dict[str, Any] | None) -> tuple[str, ...]:

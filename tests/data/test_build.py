@@ -37,11 +37,13 @@ def _photos(folder: Path, count: int = 6) -> Recipe:
         image, mask = folder / f"p{n}.jpg", folder / f"p{n}.png"
         cv2.imwrite(str(image), np.full((20, 24 + n, 3), 40 * n, np.uint8))
         cv2.imwrite(str(mask), np.full((20, 24 + n), n % 3, np.uint8))
-        items.append(PhotoItem(f"p{n}", image, 1000, None, None, mask, ("a", "b"), True))
+        items.append(
+            PhotoItem(f"p{n}", image, 1000, "mask", ("a", "b"), mask=mask, keep_truth=True)
+        )
     return Recipe("train", ("a", "b"), voc_palette(2), True, items, None, {"source": "test"})
 
 
-def test_shards_are_sound_and_say_what_they_hold(tmp_path: Path):
+def test_shards_are_sound_and_say_what_they_hold(tmp_path: Path) -> None:
     report = _build(_demo(), tmp_path)
     index = report.index
     assert [shard.num_samples for shard in index.shards] == [4, 4, 4]
@@ -56,13 +58,13 @@ def test_shards_are_sound_and_say_what_they_hold(tmp_path: Path):
     assert findings.num_samples == 12
 
 
-def test_equal_options_give_equal_bytes_for_any_number_of_processes(tmp_path: Path):
+def test_equal_options_give_equal_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
     _build(_demo(), tmp_path / "one", processes=1)
     _build(_demo(), tmp_path / "two", processes=2)
     assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
 
 
-def test_finished_shards_are_kept_and_missing_ones_made_again(tmp_path: Path):
+def test_finished_shards_are_kept_and_missing_ones_made_again(tmp_path: Path) -> None:
     _build(_demo(), tmp_path)
     before = content_of(tmp_path)
     (tmp_path / "train-000001.tar").unlink()
@@ -75,7 +77,7 @@ def test_finished_shards_are_kept_and_missing_ones_made_again(tmp_path: Path):
     assert _build(_demo(), tmp_path).num_written == 0
 
 
-def test_index_is_absent_while_a_shard_is_missing(tmp_path: Path):
+def test_index_is_absent_while_a_shard_is_missing(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
     out = tmp_path / "out"
     _build(recipe, out)
@@ -87,7 +89,7 @@ def test_index_is_absent_while_a_shard_is_missing(tmp_path: Path):
     assert (out / "train-000000.tar").exists()
 
 
-def test_other_options_are_refused_in_the_same_folder(tmp_path: Path):
+def test_other_options_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     _build(_demo(), tmp_path)
     with pytest.raises(DataError, match=r"other options \(seed: 0 -> 1\)"):
         _build(_demo(seed=1), tmp_path)
@@ -95,19 +97,19 @@ def test_other_options_are_refused_in_the_same_folder(tmp_path: Path):
         _build(_demo(), tmp_path, samples_per_shard=5)
 
 
-def test_foreign_shards_are_not_overwritten(tmp_path: Path):
+def test_foreign_shards_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(DataError, match="of another making"):
         _build(_demo(), tmp_path)
 
 
-def test_shards_end_at_their_size_in_megabytes(tmp_path: Path):
+def test_shards_end_at_their_size_in_megabytes(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
     report = _build(recipe, tmp_path / "out", samples_per_shard=0, shard_mb=0.002)
     assert [shard.num_samples for shard in report.index.shards] == [2, 2, 2]
 
 
-def test_original_jpeg_bytes_are_kept(tmp_path: Path):
+def test_original_jpeg_bytes_are_kept(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
     index = _build(recipe, tmp_path / "out").index
     member = index.samples(0)[1].members["jpg"]
@@ -116,7 +118,7 @@ def test_original_jpeg_bytes_are_kept(tmp_path: Path):
     assert tar[member.offset : member.offset + member.size] == jpeg
 
 
-def test_an_image_without_classes_is_kept_and_counted(tmp_path: Path):
+def test_an_image_without_classes_is_kept_and_counted(tmp_path: Path) -> None:
     index = _build(_photos(tmp_path / "photos"), tmp_path / "out").index
     assert (index.num_samples, index.num_labelled) == (6, 4)
     assert [sample.classes for sample in index.samples(0)] == [(), (0,), (1,), ()]
@@ -152,7 +154,7 @@ BAD: dict[str, tuple[str, Damage, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_sample_stops_the_build_or_is_listed(tmp_path: Path, name: str):
+def test_bad_sample_stops_the_build_or_is_listed(tmp_path: Path, name: str) -> None:
     file, damage, text = BAD[name]
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
     damage(tmp_path / "photos" / file)
@@ -168,15 +170,19 @@ def test_bad_sample_stops_the_build_or_is_listed(tmp_path: Path, name: str):
     assert verify(report.index, 1, lambda done: None).problems == ()
 
 
-def test_truth_out_of_range_is_found_where_labels_are_stated_too(tmp_path: Path):
+def test_truth_out_of_range_is_found_where_labels_are_stated_too(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
-    items = [replace(item, classes=(0,)) for item in recipe.items if isinstance(item, PhotoItem)]
+    items = [
+        replace(item, labels="list", classes=(0,))
+        for item in recipe.items
+        if isinstance(item, PhotoItem)
+    ]
     cv2.imwrite(str(tmp_path / "photos" / "p2.png"), np.full((20, 26), 7, np.uint8))
     with pytest.raises(DataError, match=r"p2: mask label 7 is out of range 0\.\.2"):
         _build(replace(recipe, items=items), tmp_path / "out")
 
 
-def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path):
+def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path) -> None:
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
     kept = (tmp_path / "photos" / "p1.jpg").read_bytes()
     (tmp_path / "photos" / "p1.jpg").write_bytes(b"")
@@ -189,7 +195,7 @@ def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path):
     assert not (out / "quarantine.json").exists()
 
 
-def test_duplicate_and_illegal_keys_are_refused_or_listed(tmp_path: Path):
+def test_duplicate_and_illegal_keys_are_refused_or_listed(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
     first = recipe.items[0]
     assert isinstance(first, PhotoItem)
@@ -202,7 +208,7 @@ def test_duplicate_and_illegal_keys_are_refused_or_listed(tmp_path: Path):
         assert report.index.num_samples == 6
 
 
-def test_nothing_to_build_from_is_an_error(tmp_path: Path):
+def test_nothing_to_build_from_is_an_error(tmp_path: Path) -> None:
     recipe = _photos(tmp_path / "photos")
     with pytest.raises(DataError, match="no image to build shards from"):
         _build(replace(recipe, items=[]), tmp_path / "out")
@@ -214,7 +220,7 @@ def test_nothing_to_build_from_is_an_error(tmp_path: Path):
     assert not (tmp_path / "out" / "index.json").exists()
 
 
-def test_folder_that_cannot_be_written_is_named(tmp_path: Path):
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file.* cannot be written"):
         _build(_demo(), tmp_path / "file" / "out")

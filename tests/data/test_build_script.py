@@ -70,7 +70,7 @@ def _finish(out: Path, whole: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_leaves_cleanly_and_goes_on(
     tmp_path: Path, whole: dict[str, bytes], number: signal.Signals
-):
+) -> None:
     out = tmp_path / "train"
     process = _start(out)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -84,7 +84,7 @@ def test_asked_to_stop_leaves_cleanly_and_goes_on(
 
 def test_killed_worker_is_a_clear_error_and_the_build_goes_on(
     tmp_path: Path, whole: dict[str, bytes]
-):
+) -> None:
     out = tmp_path / "train"
     process = _start(out)
     os.kill(_workers(process.pid)[0], signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_killed_worker_is_a_clear_error_and_the_build_goes_on(
 
 def test_killed_parent_takes_its_workers_along_and_the_build_goes_on(
     tmp_path: Path, whole: dict[str, bytes]
-):
+) -> None:
     out = tmp_path / "train"
     process = _start(out)
     process.kill()
@@ -109,7 +109,7 @@ def test_killed_parent_takes_its_workers_along_and_the_build_goes_on(
     _finish(out, whole)
 
 
-def test_second_build_in_the_same_folder_is_refused(tmp_path: Path):
+def test_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "train"
     process = _start(out)
     try:
@@ -121,7 +121,7 @@ def test_second_build_in_the_same_folder_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_full_disk_is_named_and_the_build_goes_on(tmp_path: Path, processes: int):
+def test_full_disk_is_named_and_the_build_goes_on(tmp_path: Path, processes: int) -> None:
     options = (tmp_path / "train", "--count", 24, "--samples-per-shard", 12, "--size", 96,
                "--processes", processes)  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_full_disk_is_named_and_the_build_goes_on(tmp_path: Path, processes: int
     assert load_index(tmp_path / "train").num_samples == 24
 
 
-def test_demo_split_is_named_after_its_folder_unless_told(tmp_path: Path):
+def test_demo_split_is_named_after_its_folder_unless_told(tmp_path: Path) -> None:
     run_script("build_demo.py", tmp_path / "train", "--count", 2, "--size", 64, "--no-saliency")
     index = load_index(tmp_path / "train")
     assert (index.split, index.saliency) == ("train", "none")
@@ -153,7 +153,7 @@ def test_demo_split_is_named_after_its_folder_unless_told(tmp_path: Path):
     assert load_index(tmp_path / "x").samples(0)[0].key == "val-000000"
 
 
-def test_bad_option_is_an_error_without_traceback(tmp_path: Path):
+def test_bad_option_is_an_error_without_traceback(tmp_path: Path) -> None:
     for options in (["--count", 0], ["--processes", 0], ["--shard-mb", -1]):
         done = run_script("build_demo.py", tmp_path / "out", *options, code=2)
         assert "expected" in done.stderr

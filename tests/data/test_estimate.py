@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from shared_data import SHARED, needs_shared
 
 from auxdist.data.estimate import OnnxSaliency, PlainSaliency, ReadySaliency, plain_saliency
-from auxdist.data.reader import encode_gray
+from auxdist.data.reader import decode_gray, decode_image, encode_gray
 from auxdist.data.scenes import draw_scene
 from auxdist.errors import DataError
 
@@ -23,12 +22,12 @@ def _foreground_iou(threshold: float) -> float:
     return both / either
 
 
-def test_plain_estimator_finds_most_of_the_demo_objects_but_errs():
+def test_plain_estimator_finds_most_of_the_demo_objects_but_errs() -> None:
     assert 0.5 < _foreground_iou(0.5) < 0.9
     assert 0.5 < _foreground_iou(0.06) < 0.9
 
 
-def test_plain_estimator_is_deterministic_and_keeps_the_size():
+def test_plain_estimator_is_deterministic_and_keeps_the_size() -> None:
     image = draw_scene(0, "train", 0, 96).image
     first = plain_saliency(image)
     assert first.shape == image.shape[:2]
@@ -37,32 +36,32 @@ def test_plain_estimator_is_deterministic_and_keeps_the_size():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (64, 64, 3)])
-def test_plain_estimator_bears_tiny_and_uniform_images(shape):
+def test_plain_estimator_bears_tiny_and_uniform_images(shape: tuple[int, int, int]) -> None:
     assert plain_saliency(np.full(shape, 90, np.uint8)).shape == shape[:2]
 
 
-def test_plain_estimator_calls_itself_a_weak_substitute():
+def test_plain_estimator_calls_itself_a_weak_substitute() -> None:
     assert PlainSaliency().name == "plain estimator (weak substitute)"
 
 
 @needs_shared
-def test_network_gives_maps_close_to_those_of_the_full_network():
+def test_network_gives_maps_close_to_those_of_the_full_network() -> None:
     assert SHARED is not None
     voc = SHARED / "data" / "voc"
     maker = OnnxSaliency.of(SHARED / "data" / "weights" / "u2netp.onnx")
     assert maker.name.startswith("network u2netp.onnx (sha256 ")
     differences = []
     for key in ("2007_000033", "2007_000123", "2007_000175"):  # one clear object each
-        image = cv2.imread(str(voc / "JPEGImages" / f"{key}.jpg"))[..., ::-1]
-        ready = cv2.imread(str(voc / "saliency" / f"{key}.png"), cv2.IMREAD_GRAYSCALE)
-        made = maker(key, np.ascontiguousarray(image))
+        image = decode_image((voc / "JPEGImages" / f"{key}.jpg").read_bytes(), key)
+        ready = decode_gray((voc / "saliency" / f"{key}.png").read_bytes(), key)
+        made = maker(key, image)
         assert made.shape == ready.shape
         differences.append(np.abs(made.astype(float) - ready).mean() / 255)
     print(f"mean absolute differences to U2-Net: {differences}")
     assert max(differences) < 0.03
 
 
-def test_file_that_is_no_network_is_refused(tmp_path: Path):
+def test_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"not a network")
     with pytest.raises(DataError, match="no ONNX network that OpenCV"):
@@ -71,7 +70,7 @@ def test_file_that_is_no_network_is_refused(tmp_path: Path):
         OnnxSaliency.of(tmp_path / "missing.onnx")
 
 
-def test_ready_maps_are_read_by_key_and_checked(tmp_path: Path):
+def test_ready_maps_are_read_by_key_and_checked(tmp_path: Path) -> None:
     values = np.arange(48, dtype=np.uint8).reshape(6, 8)
     (tmp_path / "a.png").write_bytes(encode_gray(values))
     maker = ReadySaliency.of(tmp_path)

@@ -15,29 +15,29 @@ def _blobs(seed: int, height: int = 37, width: int = 53) -> np.ndarray:
     return (y - centre[0]) ** 2 / 60 + (x - centre[1]) ** 2 / 150 < random.uniform(0.8, 1.6)
 
 
-def test_polygon_covers_the_pixels_whose_centre_lies_inside():
+def test_polygon_covers_the_pixels_whose_centre_lies_inside() -> None:
     mask = region_mask([[1, 1, 4, 1, 4, 3, 1, 3]], 5, 6)
     expected = np.zeros((5, 6), bool)
     expected[1:3, 1:4] = True
     assert np.array_equal(mask, expected)
 
 
-def test_polygon_reproduces_a_region_drawn_from_pixels():
+def test_polygon_reproduces_a_region_drawn_from_pixels() -> None:
     for seed in range(5):
         region = _blobs(seed)
         assert np.array_equal(region_mask(segmentation(region), *region.shape), region)
 
 
-def test_polygons_of_one_annotation_are_united_even_where_they_overlap():
+def test_polygons_of_one_annotation_are_united_even_where_they_overlap() -> None:
     square = [0, 0, 3, 0, 3, 3, 0, 3]
     assert region_mask([square, square], 4, 4).sum() == 9
 
 
-def test_polygon_outside_the_image_covers_nothing():
+def test_polygon_outside_the_image_covers_nothing() -> None:
     assert not region_mask([[50, 50, 60, 50, 60, 60]], 10, 10).any()
 
 
-def test_both_run_length_codes_reproduce_a_region():
+def test_both_run_length_codes_reproduce_a_region() -> None:
     for seed in range(5):
         region = _blobs(seed)
         size = list(region.shape)
@@ -46,12 +46,12 @@ def test_both_run_length_codes_reproduce_a_region():
         assert np.array_equal(decode_runs({"counts": text, "size": size}, *size), region)
 
 
-def test_compressed_counts_survive_large_and_shrinking_numbers():
+def test_compressed_counts_survive_large_and_shrinking_numbers() -> None:
     counts = [0, 100000, 3, 99999, 1, 5, 70000, 2]
     assert decode_counts(compress(counts)) == counts
 
 
-def test_compressed_counts_are_those_that_coco_writes():
+def test_compressed_counts_are_those_that_coco_writes() -> None:
     assert decode_counts("05b00OO1O") == [0, 5, 18, 5, 17, 4, 18, 3]
 
 
@@ -69,12 +69,12 @@ def test_compressed_counts_are_those_that_coco_writes():
         ({"counts": "P", "size": [2, 3]}, "ends within a number"),
     ],
 )
-def test_malformed_segmentation_is_refused(segmentation_, text):
+def test_malformed_segmentation_is_refused(segmentation_: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
         region_mask(segmentation_, 2, 3)
 
 
-def test_smaller_region_lies_on_top_and_crowds_below_all():
+def test_smaller_region_lies_on_top_and_crowds_below_all() -> None:
     large, small = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     large[:3], small[1, 1] = True, True
     crowd = np.zeros((4, 4), bool)

@@ -7,25 +7,25 @@ from auxdist.data.scenes import BODIES, KINDS, draw_scene
 from auxdist.errors import DataError
 
 
-def test_scene_is_a_pure_function_of_its_arguments():
+def test_scene_is_a_pure_function_of_its_arguments() -> None:
     first, again = (draw_scene(3, "train", 5, 96) for _ in range(2))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.labels, again.labels)
 
 
-def test_seed_split_and_number_each_change_the_scene():
+def test_seed_split_and_number_each_change_the_scene() -> None:
     scenes = [draw_scene(*arguments, 96) for arguments in
               [(0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1)]]  # fmt: skip
     assert len({scene.image.tobytes() for scene in scenes}) == 4
 
 
-def test_there_are_eight_classes_with_heads_of_their_own_and_shared_bodies():
+def test_there_are_eight_classes_with_heads_of_their_own_and_shared_bodies() -> None:
     assert len(KINDS) >= 8
     assert len({(kind.plate, kind.symbol, kind.ink) for kind in KINDS}) == len(KINDS)
     assert len(BODIES) == len(KINDS) // 2
 
 
-def test_truth_is_exact_and_in_range_and_every_class_occurs():
+def test_truth_is_exact_and_in_range_and_every_class_occurs() -> None:
     seen = set()
     for number in range(60):
         scene = draw_scene(0, "train", number, 96)
@@ -37,12 +37,12 @@ def test_truth_is_exact_and_in_range_and_every_class_occurs():
     assert seen == set(range(len(KINDS)))
 
 
-def test_sizes_vary_around_the_one_asked_for():
+def test_sizes_vary_around_the_one_asked_for() -> None:
     sizes = {draw_scene(0, "train", number, 128).labels.shape for number in range(20)}
     assert len(sizes) > 10
     assert all(112 <= side <= 144 for size in sizes for side in size)
 
 
-def test_scene_too_small_for_emblems_is_refused():
+def test_scene_too_small_for_emblems_is_refused() -> None:
     with pytest.raises(DataError, match="at least 64"):
         draw_scene(0, "train", 0, 32)
