@@ -32,7 +32,7 @@ def saliency_crf_batch(
 ) -> Tensor:
     """Probability (B, H, W) that each pixel is salient, of saliency (B, H, W) in [0, 1].
 
-    `images` is (B, H, W, 3) uint8 RGB on the same device. Memory: about 1 kB a pixel.
+    `images` is (B, H, W, 3) uint8 RGB on the same device. Memory: about 800 bytes a pixel.
 
     Raises:
         DataError: shapes or types do not fit, or the saliency leaves [0, 1].
@@ -60,7 +60,7 @@ def segmentation_crf_batch(
 ) -> Tensor:
     """Marginals (B, K, H, W) of class probabilities (B, K, H, W); these need not sum to 1.
 
-    `images` is (B, H, W, 3) uint8 RGB on the same device. Memory: about 1 kB + 25 K a pixel.
+    `images` is (B, H, W, 3) uint8 RGB on the same device. Memory: about 700 + 25 K bytes a pixel.
 
     Raises:
         DataError: shapes or types do not fit, or a probability is negative or not finite.

@@ -79,7 +79,7 @@ class Lattice:
 def build(features: Floats) -> Lattice:
     """The lattice of a Gaussian of standard deviation 1 over `features` (d, N).
 
-    Memory: 28 (d+1) bytes a point while building, 8 (d+1) after it, and 8 (d+1) a vertex.
+    Memory: 16 (d+1) + 8 bytes a point while building, 8 (d+1) after it, 8 (d+1) a vertex.
 
     Raises:
         DataError: the features span more cells than can be numbered.
@@ -139,17 +139,12 @@ def _embed(features: Any, scale: Any, low: Any, stride: Any, keys: Any, weights:
     for start in range(0, features.shape[1], _CHUNK):
         stop = min(start + _CHUNK, features.shape[1])
         _elevate(features[:, start:stop], scale, coordinates)
-        _locate(coordinates, len(scale), stop - start, quotients, ranks, sums)
-        _weigh(coordinates, ranks, len(scale), stop - start, colour_weights)
-        for colour in range(d + 1):
-            for k in range(stop - start):
+        _locate(coordinates, d, stop - start, quotients, ranks, sums)
+        _weigh(coordinates, ranks, d, stop - start, colour_weights)
+        _pack(quotients, ranks, d, low, stride, keys[:, start:stop])
+        for k in range(stop - start):
+            for colour in range(d + 1):
                 weights[start + k, colour] = colour_weights[colour, k]
-                keys[colour, start + k] = 0
-            for i in range(d):
-                for k in range(stop - start):
-                    beyond = np.int64(ranks[i, k] > d - colour)
-                    quotient = np.int64(quotients[i, k]) - beyond - low[i]
-                    keys[colour, start + k] += quotient * stride[i]
 
 
 @compiled
@@ -212,6 +207,25 @@ def _weigh(offsets: Any, ranks: Any, d: Any, num: Any, weights: Any) -> None:
                 weights[colour, k] -= offset if rank == 1 else _ZERO
         for k in range(num):
             weights[0, k] -= offsets[i, k] if ranks[i, k] == 0 else _ZERO
+
+
+@compiled
+def _pack(quotients: Any, ranks: Any, d: Any, low: Any, stride: Any, keys: Any) -> None:
+    """Keys (d+1, n): those of colour 0, less a step for each rank beyond d - colour."""
+    num = keys.shape[1]
+    for k in range(num):
+        keys[0, k] = 0
+    for i in range(d):
+        lowest, step = np.int64(low[i]), np.int64(stride[i])
+        for k in range(num):
+            keys[0, k] += (quotients[i, k] - lowest) * step
+    for colour in range(1, d + 1):
+        for k in range(num):
+            keys[colour, k] = keys[0, k]
+        for i in range(d):
+            step = np.int64(stride[i])
+            for k in range(num):
+                keys[colour, k] -= step if ranks[i, k] > d - colour else 0
 
 
 @compiled
