@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,12 +82,14 @@ def until(look: Callable[[], T | None], limit_s: float = 60) -> T:
 
 def start_cluster(folder: Path, nodes: int = 4) -> Iterator[Cluster]:
     """A cluster whose whole state is in `folder`; to be used as a fixture."""
-    call_script(folder, "up", "--nodes", str(nodes), "--cpus", "2")
-    try:
-        exports = call_script(folder, "env")
-        yield Cluster(folder, _shell_environment(exports))
-    finally:
-        call_script(folder, "down")
+    with (Path(tempfile.gettempdir()) / "auxdist-slurm-cluster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # its addresses and ports are the same in every cluster
+        call_script(folder, "up", "--nodes", str(nodes), "--cpus", "2")
+        try:
+            exports = call_script(folder, "env")
+            yield Cluster(folder, _shell_environment(exports))
+        finally:
+            call_script(folder, "down")
 
 
 def call_script(folder: Path, *words: str) -> str:

@@ -124,7 +124,9 @@ def test_a_killed_rank_queues_the_job_again(cluster: Cluster, submit: Submit) ->
     facts = completed(cluster, job)
     assert facts["Restarts"] == "1"
     assert "a process was lost" in job.log()
-    assert {int(line.split()[-1]) for line in job.starts()} in ({0, 5}, {0, 6})
+    first, second = sorted({int(line.split()[-1]) for line in job.starts()})
+    assert first == 0
+    assert 5 <= second <= 7  # the main rank may be a step before or behind the one that died
 
 
 def test_a_job_that_fails_for_good_is_not_queued_again(cluster: Cluster, submit: Submit) -> None:
