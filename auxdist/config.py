@@ -122,7 +122,7 @@ class LabelsConfig:
     saliency_threshold: float = 0.06
     """A pixel is salient where the saliency in [0, 1] exceeds this."""
     saliency_crf: bool = False
-    """Refine the fused saliency by a dense CRF."""
+    """Refine the fused saliency by a dense CRF before the fusion, as published."""
     bad_sample_budget: int = 10
     """Stop once more images than this could not be read in one refresh."""
 

@@ -23,7 +23,6 @@ def validate(config: Config, num_ranks: int | None = None) -> list[str]:
         _crop(config),
         _affinity(config),
         _scales(config),
-        _crf(config),
         _batches(config, num_ranks),
         _launch(config.launch),
         _sbatch_options(config.launch),
@@ -158,14 +157,6 @@ def _scales(config: Config) -> Iterator[str]:
         yield (
             f"labels.cam_scales is {list(scales)}, but needs one or more different scales above 0; "
             "use e.g. [1.0, 0.5, 1.5, 2.0]."
-        )
-
-
-def _crf(config: Config) -> Iterator[str]:
-    if config.labels.saliency_crf:
-        yield (
-            "labels.saliency_crf is true, but this version has no dense CRF; use false, and the "
-            "averaged saliency is thresholded as it is."
         )
 
 

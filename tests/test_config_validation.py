@@ -97,13 +97,6 @@ def test_the_defaults_with_a_training_folder_are_good() -> None:
             ],
         ),
         (
-            ["labels.saliency_crf=true"],
-            [
-                "labels.saliency_crf is true, but this version has no dense CRF; use false, and "
-                "the averaged saliency is thresholded as it is."
-            ],
-        ),
-        (
             ["launch.time_min=1"],
             [
                 "launch.signal_delay_s is 90, but the job has only 1 min; use less than 60, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -26,8 +27,7 @@ class DdpEngine:
         restore_momentum(self._optimiser, trainee.names, trainee.momentum)
         self._module = module
         if world.size > 1:
-            # Buffers are constants in this method: they are not sent round at every step.
-            self._module = DistributedDataParallel(module, broadcast_buffers=False)
+            self._module = _distributed(module)
 
     def warm_up(self, batch: Batch, normaliser: Normaliser) -> None:
         """Run a batch and forget its gradients.
@@ -75,3 +75,11 @@ class DdpEngine:
         return State(
             weights_of(self._trainee.net), {name: m.cpu().clone() for name, m in momentum.items()}
         )
+
+
+def _distributed(module: nn.Module) -> DistributedDataParallel:
+    """`module` under DDP. Its buffers are constants, so they are not sent round at every step."""
+    with warnings.catch_warnings():
+        # torch 2.13 deprecates the argument for one that torch 2.6 does not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False)

@@ -1,0 +1,76 @@
+"""The whole loop on real photographs of VOC or COCO, by the commands that a user would give.
+
+    python benchmarks/photographs.py voc --root VOC --out build/voc-mini
+    python benchmarks/photographs.py coco --root COCO --out build/coco-mini
+
+ROOT has JPEGImages/, SegmentationClass/, labels.json, train.txt and val.txt; VOC also saliency/.
+Builds the shards, runs configs/{voc,coco}-mini.yaml on two processes, and evaluates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CODE = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Parse the command line, run the commands, print how long each took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=("voc", "coco"))
+    parser.add_argument("--root", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for shards and the run")
+    parser.add_argument("--limit", type=int, help="take only so many photographs of each list")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    wanted = parser.parse_args()
+    root, out = wanted.root.resolve(), wanted.out.resolve()
+    build = build_voc if wanted.dataset == "voc" else build_coco
+    for split in ("train", "val"):
+        build(root, out, split, keys(root, out, split, wanted.limit))
+    config = f"configs/{wanted.dataset}-mini.yaml"
+    changes = [f"data.train={out / 'train'}", f"data.val={out / 'val'}", *wanted.set]
+    words = [word for change in changes for word in ("--set", change)]
+    run("launch/local.py", "--procs", "2", config, "--run", out / "run", *words)
+    run("-m", "auxdist.cli", "evaluate", out / "run", "--procs", "2")
+
+
+def build_voc(root: Path, out: Path, split: str, listed: Path) -> None:
+    """Shards of VOC photographs; training learns from labels.json, the masks only measure."""
+    saliency = ("--saliency", root / "saliency") if split == "train" else ("--no-saliency",)
+    labels = ("--labels", root / "labels.json")
+    run("shards/build_voc.py", root, out / split, "--list", listed, *labels, *saliency)
+
+
+def build_coco(root: Path, out: Path, split: str, listed: Path) -> None:
+    """Shards of COCO photographs, through an instances file made from the masks."""
+    instances = out / f"instances_{split}.json"
+    run("tests/coco_instances.py", root, listed, instances)
+    saliency = () if split == "train" else ("--no-saliency",)
+    images = root / "JPEGImages"
+    run("shards/build_coco.py", images, out / split, "--instances", instances, *saliency)
+
+
+def keys(root: Path, out: Path, split: str, limit: int | None) -> Path:
+    """The list of a split, cut to `limit` keys."""
+    listed = out / f"{split}.txt"
+    out.mkdir(parents=True, exist_ok=True)
+    listed.write_text("\n".join((root / f"{split}.txt").read_text().split()[:limit]) + "\n")
+    return listed
+
+
+def run(*words: str | Path) -> None:
+    """Run a command of the project; it must succeed."""
+    print("$ python", *words, flush=True)
+    since = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(CODE)}
+    subprocess.run([sys.executable, *map(str, words)], check=True, cwd=CODE, env=environment)
+    print(f"({time.monotonic() - since:.0f} s)\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
