@@ -83,7 +83,13 @@ def test_a_failing_rank_gives_its_exit_code(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_leave_is_killed_after_the_grace(tmp_path: Path) -> None:
-    body = "rank == 0 and sys.exit(3)\ntime.sleep(600)"
+    body = """
+while rank == 0:
+    time.sleep(0.02)
+    if os.path.exists(f"{folder}/1.pid"):
+        sys.exit(3)
+time.sleep(600)
+"""
     outcome = run(tmp_path, body, "stubborn", grace_s=0.5)
     assert outcome.code == 3
     assert not is_alive(int((tmp_path / "1.pid").read_text()))
