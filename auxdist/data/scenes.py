@@ -69,10 +69,10 @@ BODIES: tuple[Body, ...] = (
 
 OBJECT_RADIUS = (0.23, 0.32)
 DISTRACTOR_RADIUS = (0.06, 0.11)
-"""Smallest and largest, as parts of the image's shorter side."""
+"""Smallest and largest, as parts of the image's shorter side; of a single object."""
 
 
-USUAL_BODY = 0.75
+USUAL_BODY = 0.6
 """So often an object has the body of its class; else it has any of the bodies."""
 
 
@@ -103,8 +103,9 @@ def draw_scene(seed: int, split: str, number: int, size: int) -> Scene:
     height, width = (int(s) for s in random.integers(size * 7 // 8, size * 9 // 8 + 1, 2))
     canvas = _ground(random, height, width)  # (H, W, 3) float32
     labels = np.zeros((height, width), np.uint8)
-    num_objects = int(random.choice([1, 2, 3], p=[0.3, 0.45, 0.25]))
-    objects = _places(random, [], num_objects, OBJECT_RADIUS, (height, width))
+    num_objects = int(random.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    smallest, largest = (radius / num_objects**0.15 for radius in OBJECT_RADIUS)  # room for all
+    objects = _places(random, [], num_objects, (smallest, largest), (height, width))
     num_distractors = int(random.integers(1, 4))
     for place in _places(random, objects, num_distractors, DISTRACTOR_RADIUS, (height, width)):
         _draw_distractor(random, canvas, place)
@@ -134,11 +135,11 @@ def _places(
 ) -> list[Place]:
     """Up to `count` more discs, which hardly overlap one another nor `taken`."""
     places: list[Place] = []
-    for _ in range(20 * count):
+    for _ in range(60 * count):
         radius = min(shape) * float(random.uniform(*sizes))
         y, x = (float(random.uniform(0.9 * radius, side - 0.9 * radius)) for side in shape)
         place = Place(x, y, radius, float(random.uniform(0, 2 * np.pi)))
-        if all(np.hypot(x - p.x, y - p.y) > 0.95 * (radius + p.radius) for p in taken + places):
+        if all(np.hypot(x - p.x, y - p.y) > 0.85 * (radius + p.radius) for p in taken + places):
             places.append(place)
         if len(places) == count:
             break
@@ -197,7 +198,7 @@ def _draw_object(
     cover = _cover(outline, place.radius)
     fade = np.clip(0.62 + 0.55 * (u + 0.35), float(random.uniform(0.4, 0.65)), 1)
     _blend(canvas, _body_colour(random, body, u, v), cover * fade)
-    head_radius = max(0.36, 10 / place.radius)
+    head_radius = max(0.36, 10.5 / place.radius)
     x, y = (u - 0.62) / head_radius, v / head_radius
     disc = _cover((np.hypot(x, y) - 1) * head_radius, place.radius)
     _blend(canvas, np.array(KINDS[kind].plate, np.float32), disc)
