@@ -1,9 +1,10 @@
 """Procedural scenes with exact ground truth, for the demo and for tests.
 
 A scene is a cluttered grey-brown ground with one to three objects and a few distractors.
-Each class is a body and a head. The body is large, and two classes share each kind of body, so it
-is weak evidence; the head is a small emblem that only one class has. A classifier therefore looks
-at heads, and its CAM covers only part of an object. Bodies fade towards their tail, and distractors
+Each class is a body and a head. The body is large, and weak evidence: two classes share each kind,
+and now and then an object has the body of another class. The head is a small emblem that only one
+class has. A classifier therefore looks at heads: its CAM peaks there, and misses or smears bodies.
+Bodies fade towards their tail, and distractors
 are as colourful as objects, so saliency errs as it does on photographs.
 
 Legend: H W image; u v coordinates of an object, in units of its length: u along the axis.
