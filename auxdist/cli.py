@@ -10,10 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from auxdist import __version__
 from auxdist.errors import AuxdistError, ConfigError, LaunchError, PeerFailed
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from auxdist.jobs.use import Use
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -65,11 +69,14 @@ def evaluate(wanted: argparse.Namespace) -> int:
     from auxdist.evaluate.tables import class_table
     from auxdist.jobs.use import evaluate_run
 
-    found = evaluate_run(run, wanted.split_folder, wanted.round)
+    found = evaluate_run(run, wanted.split_folder, _use(wanted))
     if found.is_main:
-        images = found.measurement.num_images
-        print(f"round {found.round} on {images} images of {found.index.root}\n")
+        images, how = found.measurement.num_images, found.inference.text
+        print(f"round {found.round} on {images} images of {found.index.root}")
+        print(f"{how}\n" if how else "")
         print(class_table(found.measurement, found.index.classes))
+        if wanted.json:
+            write_json(wanted.json, found.as_json())
     return 0
 
 
@@ -78,9 +85,15 @@ def predict(wanted: argparse.Namespace) -> int:
     from auxdist.jobs.use import predict_images
 
     run = _run(wanted)
-    for labels, overlay in predict_images(run, wanted.images, wanted.out, wanted.round):
+    for labels, overlay in predict_images(run, wanted.images, wanted.out, _use(wanted)):
         print(f"{labels}  {overlay}")
     return 0
+
+
+def _use(wanted: argparse.Namespace) -> Use:
+    from auxdist.jobs.use import Use
+
+    return Use(wanted.round, wanted.post_process, wanted.set)
 
 
 def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
@@ -93,6 +106,10 @@ def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
         command += ["--split-folder", str(wanted.split_folder)]
     if wanted.round is not None:
         command += ["--round", str(wanted.round)]
+    if wanted.json:
+        command += ["--json", str(wanted.json)]
+    command += ["--post-process"] * wanted.post_process
+    command += [word for text in wanted.set for word in ("--set", text)]
     environment = rank_environment(load_config(run.config), wanted.procs)
     outcome = run_processes(command, wanted.procs, environment)
     if outcome.code:
@@ -141,15 +158,30 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split-folder", type=Path, help="image shards (data.val)")
-    parser.add_argument("--round", type=int, help="round of the network (the last finished one)")
     parser.add_argument("--procs", type=int, default=1, help="processes (1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement there too")
+    _add_use(parser)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    _add_use(parser)
+
+
+def _add_use(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", type=int, help="round of the network (the last finished one)")
+    parser.add_argument(
+        "--post-process", action="store_true", help="several scales, and the segmentation CRF"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="evaluate.KEY=VALUE",
+        help="change the evaluate section of the run's configuration",
+    )
 
 
 if __name__ == "__main__":

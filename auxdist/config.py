@@ -153,6 +153,19 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """How trained networks look at images. Nothing that is learned depends on it."""
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    """Image scales of --post-process; the highest probability over them counts."""
+    crf: bool = True
+    """Let --post-process refine the probabilities by the segmentation CRF."""
+    window: int = 0
+    """Longest side in pixels of what goes through the network at once, in validation too; larger
+    images (at each scale) are seen in windows that overlap by half; 0: always whole images."""
+
+
+@dataclass(frozen=True)
 class ComputeConfig:
     """What each process may use."""
 
@@ -210,6 +223,7 @@ class Config:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 

@@ -22,7 +22,9 @@ def validate(config: Config, num_ranks: int | None = None) -> list[str]:
         _folders(config),
         _crop(config),
         _affinity(config),
-        _scales(config),
+        _scales("labels.cam_scales", config.labels.cam_scales),
+        _scales("evaluate.scales", config.evaluate.scales),
+        _window(config),
         _batches(config, num_ranks),
         _launch(config.launch),
         _sbatch_options(config.launch),
@@ -150,13 +152,21 @@ def _affinity(config: Config) -> Iterator[str]:
         )
 
 
-def _scales(config: Config) -> Iterator[str]:
-    scales = config.labels.cam_scales
+def _scales(key: str, scales: tuple[float, ...]) -> Iterator[str]:
     good = [scale for scale in scales if scale > 0]
     if not scales or len(good) < len(scales) or len(set(scales)) < len(scales):
         yield (
-            f"labels.cam_scales is {list(scales)}, but needs one or more different scales above 0; "
+            f"{key} is {list(scales)}, but needs one or more different scales above 0; "
             "use e.g. [1.0, 0.5, 1.5, 2.0]."
+        )
+
+
+def _window(config: Config) -> Iterator[str]:
+    window = config.evaluate.window
+    if window != 0 and window < 64:
+        yield (
+            f"evaluate.window is {window}, but must be 0, for whole images, or at least 64; use "
+            "e.g. 640."
         )
 
 

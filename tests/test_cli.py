@@ -1,5 +1,6 @@
 """`auxdist VERB`: light to start, clean in its errors, right in its numbers."""
 
+import json
 import re
 import subprocess
 import sys
@@ -166,6 +167,34 @@ def test_evaluation_is_the_same_on_one_and_two_ranks(
     assert capfd.readouterr().out == alone
 
 
+def test_post_processed_evaluation_is_the_same_on_two_ranks_and_written_as_json(
+    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--post-process", "--set", "evaluate.scales=[1.0, 0.5]", "--json"]
+    assert main(["evaluate", str(trained.root), *words, str(tmp_path / "one.json")]) == 0
+    assert "\nscales 1, 0.5; CRF\n" in capfd.readouterr().out
+    words += [str(tmp_path / "two.json"), "--procs", "2"]
+    assert main(["evaluate", str(trained.root), *words]) == 0
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert one == json.loads((tmp_path / "two.json").read_text())
+    assert one["num_images"] == 6
+    assert one["inference"] == {"scales": [1.0, 0.5], "crf": True, "window": 0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.rounds=1", "--set train.rounds=1: a finished network is what it is; only keys of"),
+        ("evaluate.window=3", "--set evaluate.window: evaluate.window is 3, but must be 0"),
+    ],
+)
+def test_evaluation_with_settings_that_cannot_be(
+    trained: RunFolder, setting: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained.root), "--set", setting]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_evaluation_of_a_split_with_other_classes(
     trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +225,7 @@ def test_prediction_writes_labels_and_overlay(
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "bird.jpg"), image)
     words = [str(tmp_path / "bird.jpg"), "--run", str(trained.root), "--out", str(tmp_path / "out")]
+    words += ["--post-process", "--set", "evaluate.window=64"]
     assert main(["predict", *words]) == 0
     for name in ("bird.png", "bird.overlay.jpg"):
         picture = cv2.imread(str(tmp_path / "out" / name))

@@ -97,6 +97,13 @@ def test_the_defaults_with_a_training_folder_are_good() -> None:
             ],
         ),
         (
+            ["evaluate.window=32"],
+            [
+                "evaluate.window is 32, but must be 0, for whole images, or at least 64; use "
+                "e.g. 640."
+            ],
+        ),
+        (
             ["launch.time_min=1"],
             [
                 "launch.signal_delay_s is 90, but the job has only 1 min; use less than 60, or "
@@ -143,12 +150,13 @@ def test_a_bad_configuration_is_told_what_to_do(
     assert told(tmp_path_factory, overrides) == expected
 
 
+@pytest.mark.parametrize("key", ["labels.cam_scales", "evaluate.scales"])
 @pytest.mark.parametrize("scales", ["[]", "[1.0, 0]", "[1.0, -0.5]", "[1.0, 0.5, 1.0]"])
 def test_scales_are_positive_and_different(
-    tmp_path_factory: pytest.TempPathFactory, scales: str
+    tmp_path_factory: pytest.TempPathFactory, key: str, scales: str
 ) -> None:
-    (found,) = told(tmp_path_factory, [f"labels.cam_scales={scales}"])
-    assert found.startswith("labels.cam_scales is [")
+    (found,) = told(tmp_path_factory, [f"{key}={scales}"])
+    assert found.startswith(f"{key} is [")
     assert "needs one or more different scales above 0; use e.g. [1.0, 0.5, 1.5, 2.0]." in found
 
 

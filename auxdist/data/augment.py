@@ -93,6 +93,14 @@ def resized(length: int, scale: float) -> int:
     return max(1, int(length * scale + 0.5))
 
 
+def rescale(image: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H', W', 3), bilinear; the same array where the size stays."""
+    height, width = (resized(side, scale) for side in image.shape[:2])
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 @dataclass(frozen=True)
 class _Box:
     """Where the crop lies: height x width from top, left of an image of size `full` (H', W')."""

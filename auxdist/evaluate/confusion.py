@@ -72,15 +72,26 @@ class Measurement:
 
         A pixel without a prediction is a missed one: it is in the union of its true class.
         """
-        hits = np.diagonal(self.matrix).astype(np.float64)
-        union = self.matrix.sum(axis=1) + self.matrix.sum(axis=0)[:-1] - hits
-        return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+        hits = np.diagonal(self.matrix)
+        return _share(hits, self.matrix.sum(axis=1) + self.matrix.sum(axis=0)[:-1] - hits)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(C+1,) float64 share of the pixels predicted as a class that are it; NaN without any."""
+        return _share(np.diagonal(self.matrix), self.matrix.sum(axis=0)[:-1])
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(C+1,) float64 share of the pixels of a class that are found; NaN without any.
+
+        A pixel without a prediction is a missed one.
+        """
+        return _share(np.diagonal(self.matrix), self.matrix.sum(axis=1))
 
     @property
     def miou(self) -> float:
         """Mean of `iou` over background and the classes that occur; NaN where there are none."""
-        iou = self.iou
-        return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
+        return mean_known(self.iou)
 
     @property
     def accuracy(self) -> float:
@@ -96,7 +107,9 @@ class Measurement:
         """For a file: the integers, and what people want to read."""
         return {
             "miou": None if np.isnan(self.miou) else self.miou,
-            "iou": [None if np.isnan(value) else value for value in self.iou.tolist()],
+            "iou": _or_none(self.iou),
+            "precision": _or_none(self.precision),
+            "recall": _or_none(self.recall),
             "accuracy": self.accuracy,
             "coverage": self.coverage,
             "num_images": self.num_images,
@@ -109,6 +122,21 @@ class Measurement:
         """Back from `as_json`, from the integers alone."""
         matrix = np.asarray(value["matrix"], dtype=np.int64)
         return cls(matrix, value["void_pixels"], value["num_images"])
+
+
+def mean_known(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN where there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    empty = np.full(part.shape, np.nan)
+    return np.divide(part.astype(np.float64), whole, out=empty, where=whole > 0)
+
+
+def _or_none(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _size(labels: np.ndarray) -> str:

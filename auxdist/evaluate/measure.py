@@ -11,14 +11,18 @@ from auxdist.data.index import Index, Sample
 from auxdist.data.reader import read_ground_truth, read_image
 from auxdist.errors import DataError, Stopped
 from auxdist.evaluate.confusion import Measurement
-from auxdist.evaluate.predict import predict
+from auxdist.evaluate.predict import SINGLE_SCALE, Inference, predict
 from auxdist.labels.store import LabelMember, LabelSet
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.world import World
 
 
 def measure_predictions(
-    net: AuxSegNet, index: Index, world: World, stop: Callable[[], bool] = lambda: False
+    net: AuxSegNet,
+    index: Index,
+    world: World,
+    stop: Callable[[], bool] = lambda: False,
+    inference: Inference = SINGLE_SCALE,
 ) -> Measurement:
     """Predictions of `net` (in eval mode, on the device of `world`) against the ground truth.
 
@@ -28,7 +32,7 @@ def measure_predictions(
     """
 
     def predicted(shard: int, sample: Sample) -> np.ndarray:
-        return predict(net, read_image(index, shard, sample), world.device)
+        return predict(net, read_image(index, shard, sample), world.device, inference)
 
     return _measure(index, world, predicted, stop)
 

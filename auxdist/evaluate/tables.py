@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from auxdist.evaluate.confusion import Measurement
+from auxdist.evaluate.confusion import Measurement, mean_known
 from auxdist.runfolder import RunFolder
 
 NOTHING = "-"
 
 
 def class_table(measurement: Measurement, classes: Sequence[str]) -> str:
-    """IoU of background and each of the `classes`, and their mean, in per cent."""
-    names = ["background", *classes]
+    """IoU, precision and recall of background and each of the `classes`, and their means."""
+    measures = (measurement.iou, measurement.precision, measurement.recall)
     pixels = measurement.matrix.sum(axis=1).tolist()
-    rows = [
-        [name, _percent(iou), count]
-        for name, iou, count in zip(names, measurement.iou.tolist(), pixels, strict=True)
-    ]
-    rows.append(["mean", _percent(measurement.miou), sum(pixels)])
-    return tabulate(
-        rows, ["class", "IoU %", "true pixels"], disable_numparse=True, colalign=_align(3)
+    columns = [[*measure.tolist(), mean_known(measure)] for measure in measures]
+    rows = zip(
+        ["background", *classes, "mean"],
+        *([percent(value) for value in column] for column in columns),
+        [*pixels, sum(pixels)],
+        strict=True,
     )
+    return text_table(["class", "IoU %", "precision %", "recall %", "true pixels"], rows)
 
 
 def rounds_table(run: RunFolder, num_rounds: int) -> str:
@@ -38,7 +38,7 @@ def rounds_table(run: RunFolder, num_rounds: int) -> str:
         val = f"val-round-{round:02d}"
         rows.append(_row(run, f"round {round}", f"labels-round-{round:02d}", val))
     header = ["labels", "label mIoU %", "labelled %", "validation mIoU %"]
-    return tabulate(rows, header, disable_numparse=True, colalign=_align(4))
+    return text_table(header, rows)
 
 
 def read_measurement(run: RunFolder, name: str) -> Measurement | None:
@@ -52,15 +52,18 @@ def _row(run: RunFolder, title: str, labels: str, val: str | None) -> list[str]:
     learnt = read_measurement(run, val) if val else None
     return [
         title,
-        _percent(made.miou) if made else NOTHING,
-        _percent(made.coverage) if made else NOTHING,
-        _percent(learnt.miou) if learnt else NOTHING,
+        percent(made.miou) if made else NOTHING,
+        percent(made.coverage) if made else NOTHING,
+        percent(learnt.miou) if learnt else NOTHING,
     ]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """In per cent with two digits; a dash for NaN."""
     return NOTHING if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def _align(columns: int) -> list[str]:
-    return ["left"] + ["right"] * (columns - 1)
+def text_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Names on the left, figures as they are on the right."""
+    align = ["left"] + ["right"] * (len(header) - 1)
+    return tabulate([list(row) for row in rows], header, disable_numparse=True, colalign=align)

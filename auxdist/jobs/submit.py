@@ -32,6 +32,8 @@ CODE = Path(auxdist.__file__).resolve().parents[1]
 _FREE_KEYS = (
     "launch.",
     "compute.",
+    "evaluate.",
+    "labels.gate.",
     "data.workers",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",

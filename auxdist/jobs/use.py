@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from auxdist.config import Config
-from auxdist.configfile import load_config
+from auxdist.configfile import load_config, located
 from auxdist.data.index import Index, load_index
 from auxdist.data.reader import decode_image
-from auxdist.errors import CheckpointError, DataError
+from auxdist.errors import CheckpointError, ConfigError, DataError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_predictions
 from auxdist.evaluate.pictures import save_prediction
-from auxdist.evaluate.predict import predict
+from auxdist.evaluate.predict import Inference, predict
 from auxdist.jobs.job import limit_threads
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
 from auxdist.train.networks import trained_network
+from auxdist.validation import validate
 from auxdist.world import World, joined
+
+
+@dataclass(frozen=True)
+class Use:
+    """How to use the network of a run.
+
+    round         which one; None: that of the last finished round
+    post_process  look at each image at several scales and refine by the CRF
+    settings      changes to the run's configuration, evaluate.KEY=VALUE
+    """
+
+    round: int | None = None
+    post_process: bool = False
+    settings: Sequence[str] = ()
+
+    def config(self, run: RunFolder) -> Config:
+        """The configuration of the run, with the changes.
+
+        Raises:
+            ConfigError: with all problems of the changes.
+        """
+        foreign = [text for text in self.settings if not text.startswith("evaluate.")]
+        if foreign:
+            raise ConfigError(
+                [
+                    f"--set {text}: a finished network is what it is; only keys of the section "
+                    "evaluate can be changed here."
+                    for text in foreign
+                ]
+            )
+        config = load_config(run.config, self.settings)
+        problems = [problem for problem in validate(config) if problem.startswith("evaluate.")]
+        if problems:
+            raise ConfigError(located(problems, run.config, self.settings))
+        return config
+
+    def inference(self, config: Config) -> Inference:
+        """How the network looks at images."""
+        kind = Inference.post_processed if self.post_process else Inference.single_scale
+        return kind(config.evaluate)
 
 
 @dataclass(frozen=True)
@@ -30,12 +72,23 @@ class Evaluated:
     measurement: Measurement
     index: Index
     round: int
+    inference: Inference
     is_main: bool
     """True on the one process that should print."""
 
+    def as_json(self) -> dict[str, Any]:
+        """For a file: what was measured, how, and the measurement."""
+        return {
+            "split": str(self.index.root),
+            "classes": self.index.classes,
+            "round": self.round,
+            "inference": asdict(self.inference),
+            **self.measurement.as_json(),
+        }
 
-def evaluate_run(run: RunFolder, split: Path | None, round: int | None) -> Evaluated:
-    """Measure the network of a round (the last finished one) on a split (that of data.val).
+
+def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
+    """Measure the network of a round on a split (None: that of data.val).
 
     All ranks call this; each gets the whole measurement.
 
@@ -43,7 +96,7 @@ def evaluate_run(run: RunFolder, split: Path | None, round: int | None) -> Evalu
         DataError: there is no such split, it has no ground truth, or other classes.
         CheckpointError: the round is not finished.
     """
-    config = load_config(run.config)
+    config = use.config(run)
     folder = split or config.data.val
     if folder is None:
         raise DataError(
@@ -54,13 +107,15 @@ def evaluate_run(run: RunFolder, split: Path | None, round: int | None) -> Evalu
     _require_classes(index, config)
     limit_threads(config)
     with joined(config.compute.device, config.compute.timeout_s) as world:
-        round = last_round(run, config) if round is None else round
+        round = last_round(run, config) if use.round is None else use.round
         net = _network(run, config, round, world)
-        return Evaluated(measure_predictions(net, index, world), index, round, world.is_main)
+        inference = use.inference(config)
+        found = measure_predictions(net, index, world, inference=inference)
+        return Evaluated(found, index, round, inference, world.is_main)
 
 
 def predict_images(
-    run: RunFolder, images: Sequence[Path], out: Path, round: int | None
+    run: RunFolder, images: Sequence[Path], out: Path, use: Use
 ) -> Iterator[tuple[Path, Path]]:
     """Write labels (palette PNG) and an overlay for each image; yields their paths.
 
@@ -68,16 +123,18 @@ def predict_images(
         DataError: an image cannot be read, or two have the same name.
         CheckpointError: the round is not finished.
     """
-    config = load_config(run.config)
+    config = use.config(run)
     _require_different_names(images)
     contents = [(path.stem, _read(path)) for path in images]
     palette = load_index(config.data.train).palette
     limit_threads(config)
     with joined(config.compute.device) as world:
-        net = _network(run, config, last_round(run, config) if round is None else round, world)
+        round = last_round(run, config) if use.round is None else use.round
+        net = _network(run, config, round, world)
         for name, content in contents:
             image = decode_image(content, name)
-            yield save_prediction(out, name, image, predict(net, image, world.device), palette)
+            labels = predict(net, image, world.device, use.inference(config))
+            yield save_prediction(out, name, image, labels, palette)
 
 
 def last_round(run: RunFolder, config: Config) -> int:

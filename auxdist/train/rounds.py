@@ -15,6 +15,7 @@ from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
+from auxdist.evaluate.predict import Inference
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, Provenance
 from auxdist.labels.produce import Production, produce
@@ -99,7 +100,8 @@ class Rounds:
 
         def measure() -> Measurement:
             net = self._evaluated(round).net
-            return measure_predictions(net, val, self._around.world, self._stop)
+            inference = Inference.single_scale(self._config.evaluate)
+            return measure_predictions(net, val, self._around.world, self._stop, inference)
 
         return [self._measurement(f"val-round-{round:02d}", val, measure)]
 

@@ -52,6 +52,25 @@ def test_ignored_pixels_count_as_missed_never_as_right() -> None:
     assert found.coverage == 0.5
 
 
+def test_precision_and_recall_equal_sets_of_pixels() -> None:
+    truth, predicted = random_labels(4), random_labels(5)
+    known = truth != 255
+    found = Measurement.of(truth, predicted, NUM_CLASSES)
+    for c in range(4):
+        is_right = (known & (truth == c) & (predicted == c)).sum()
+        assert found.precision[c] == is_right / (known & (predicted == c)).sum()
+        assert found.recall[c] == is_right / (known & (truth == c)).sum()
+
+
+def test_precision_knows_nothing_of_ignored_pixels_but_recall_misses_them() -> None:
+    truth = np.array([[1, 1, 0, 0]], dtype=np.uint8)
+    predicted = np.array([[1, 255, 1, 255]], dtype=np.uint8)
+    found = Measurement.of(truth, predicted, 2)
+    assert found.precision.tolist() == pytest.approx([math.nan, 0.5, math.nan], nan_ok=True)
+    assert found.recall.tolist() == pytest.approx([0, 0.5, math.nan], nan_ok=True)
+    assert found.as_json()["precision"] == [None, 0.5, None]
+
+
 def test_class_that_occurs_nowhere_is_left_out_of_the_mean() -> None:
     truth = np.array([[0, 1]], dtype=np.uint8)
     found = Measurement.of(truth, truth, NUM_CLASSES)

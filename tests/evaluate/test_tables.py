@@ -18,10 +18,10 @@ def measurement(right: int, wrong: int) -> Measurement:
 def test_class_table_has_every_class_and_the_mean() -> None:
     lines = class_table(measurement(30, 10), ["cat", "dog"]).splitlines()
     assert [line.split() for line in lines[2:]] == [
-        ["background", "83.33", "50"],
-        ["cat", "75.00", "40"],
-        ["dog", "-", "0"],
-        ["mean", "79.17", "90"],
+        ["background", "83.33", "83.33", "100.00", "50"],
+        ["cat", "75.00", "100.00", "75.00", "40"],
+        ["dog", "-", "-", "-", "0"],
+        ["mean", "79.17", "91.67", "87.50", "90"],
     ]
 
 
