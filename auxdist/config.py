@@ -110,6 +110,23 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """Refreshed labels that collapsed are not adopted: the run stops, the labels before stand.
+
+    Not finite CAMs or saliency anywhere are a collapse, in the first labels too; so is the end of
+    all object pixels, and what the thresholds say.
+    """
+
+    enabled: bool = True
+    """Off: whatever a refresh gives is learned from."""
+    max_fall: float = 0.5
+    """Coverage, the share of pixels that are not ignored, may fall by this part of what it was."""
+    takeover_share: float = 0.9
+    """Background among all pixels, or a class among those of objects, takes over with more than
+    this share, if what it leaves to the others fell by more than max_fall as well."""
+
+
+@dataclass(frozen=True)
 class LabelsConfig:
     """How pseudo labels are made."""
 
@@ -125,6 +142,7 @@ class LabelsConfig:
     """Refine the fused saliency by a dense CRF before the fusion, as published."""
     bad_sample_budget: int = 10
     """Stop once more images than this could not be read in one refresh."""
+    gate: GateConfig = field(default_factory=GateConfig)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ class DataError(AuxdistError):
     """Images, shards or labels that are missing, damaged or not what they claim to be."""
 
 
+class Collapsed(DataError):
+    """Refreshed labels that degenerated and are not adopted; those before stand."""
+
+
 class PeerFailed(DataError):
     """Another rank met bad data, so this one stops too; that rank's own message says which."""
 

@@ -90,6 +90,8 @@ _RANGES: dict[str, _Range] = {
     "labels.cam_threshold": _Range(0, 1, 0.2),
     "labels.saliency_threshold": _Range(0, 1, 0.06),
     "labels.bad_sample_budget": _from(0, 10),
+    "labels.gate.max_fall": _Range(0, 1, 0.5),
+    "labels.gate.takeover_share": _Range(0, 1, 0.9),
     "train.rounds": _from(1, 4),
     "train.epochs": _from(1, 15),
     "train.global_batch": _from(1, 4),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from auxdist.config import METHOD_AFFINITY, Config, LabelsConfig, ModelConfig
+from auxdist.config import METHOD_AFFINITY, Config, GateConfig, LabelsConfig, ModelConfig
 from auxdist.data.index import Index
 from auxdist.data.reader import SourceSample
 from auxdist.labels.manifest import Manifest, Provenance
@@ -47,11 +47,12 @@ def tiny_net(num_classes: int = 3, row_block: int = 0) -> AuxSegNet:
 class PlainLabels:
     """Labels from the image alone: fast, and different for every image.
 
-    `before` is called with the number of images made so far.
+    `before` is called with the number of images made so far. What is darker than `dark` is ignored.
     """
 
-    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, before: Callable[[int], None] = lambda number: None, dark: int = 70) -> None:
         self.before = before
+        self.dark = dark
         self.num_made = 0
 
     def make(self, source: SourceSample) -> LabelMaps:
@@ -59,7 +60,7 @@ class PlainLabels:
         self.before(self.num_made)
         self.num_made += 1
         gray = source.image[..., 0]
-        labels = np.where(gray > 100, 1, np.where(gray < 70, 255, 0)).astype(np.uint8)
+        labels = np.where(gray > 100, 1, np.where(gray < self.dark, 255, 0)).astype(np.uint8)
         return LabelMaps(labels, gray.copy(), labels)
 
 
@@ -73,10 +74,11 @@ def make_round(
     provenance: Provenance = PROVENANCE,
     stop: Callable[[], bool] = lambda: False,
     budget: int = 10,
+    gate: GateConfig = GateConfig(),  # noqa: B008  (frozen)
 ) -> Manifest:
     """`produce` with the surroundings that most tests share."""
     with EventLog(run, world.rank, io.StringIO()) as events:
-        production = Production(run, world, index, events, stop, budget)
+        production = Production(run, world, index, events, stop, budget, gate)
         return produce(production, round, provenance, maker)
 
 

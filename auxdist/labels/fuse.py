@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from auxdist.labels.statistics import Agreement
 from auxdist.records import IGNORE
 
 EPSILON = 1e-5
@@ -47,6 +48,22 @@ def fuse(
     is_salient = saliency > saliency_threshold
     labels[is_object != is_salient] = IGNORE
     return labels
+
+
+def agreement(labels: Tensor, saliency: Tensor, saliency_threshold: float) -> Agreement:
+    """How far the CAMs and the saliency that `fuse` made `labels` from see the same objects.
+
+    labels (H, W) and saliency (H, W) as of `fuse`.
+    """
+    is_ignored = labels == IGNORE
+    is_salient = saliency > saliency_threshold
+    parts = (
+        (labels > 0) & ~is_ignored,
+        is_ignored & ~is_salient,
+        is_ignored & is_salient,
+        labels == 0,
+    )
+    return Agreement(*torch.stack([part.sum() for part in parts]).tolist())
 
 
 def cam_only(cam: Tensor, classes: Sequence[int], cam_threshold: float) -> Tensor:

@@ -16,7 +16,7 @@ from auxdist.config import LabelsConfig
 from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
-from auxdist.labels.fuse import cam_only, fuse, normalise_cam
+from auxdist.labels.fuse import agreement, cam_only, fuse, normalise_cam
 from auxdist.labels.store import LabelMaps
 from auxdist.model.auxsegnet import AuxSegNet
 
@@ -38,11 +38,18 @@ class InitialLabels:
         """
         original = original_saliency(source)
         cam = self._cam(source)
+        if not cam.isfinite().all():
+            return LabelMaps.not_finite(original.shape, with_cam=True)
         saliency = torch.from_numpy(original).to(self.device) / 255
         threshold = self.config.cam_threshold
         labels = fuse(cam, saliency, source.classes, threshold, self.config.saliency_threshold)
         by_cam = cam_only(cam, source.classes, threshold)
-        return LabelMaps(labels.cpu().numpy(), original, by_cam.cpu().numpy())
+        return LabelMaps(
+            labels.cpu().numpy(),
+            original,
+            by_cam.cpu().numpy(),
+            agreement(labels, saliency, self.config.saliency_threshold),
+        )
 
     def _cam(self, source: SourceSample) -> Tensor:
         """(K, H, W): summed over scales and flips, then normalised."""

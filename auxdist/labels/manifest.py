@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from auxdist import __version__
-from auxdist.config import Config
+from auxdist.config import Config, GateConfig
 from auxdist.errors import DataError
-from auxdist.records import IGNORE
+from auxdist.labels.statistics import Statistics, Totals
 from auxdist.runfolder import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
+REJECTED_NAME = "manifest.rejected.json"
+"""Stands in place of the manifest where the gate did not let the labels pass."""
+
+_MAX_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -30,45 +33,18 @@ class Provenance:
     config_sha256: str
     """Of the sections `model` and `labels` of the configuration."""
     code_version: str = __version__
+    parent_sha256: str = ""
+    """Of the manifest of the labels that these are compared with; empty where there are none."""
 
     @classmethod
     def of(cls, config: Config, weights_sha256: str) -> Provenance:
         """The provenance of labels that `config` and the weights of that sha256 give."""
-        # Where weights once came from and how many bad images are borne changes no label.
+        # Where weights once came from, how many bad images are borne and what is let pass changes
+        # no label.
         model = replace(config.model, weights=None)
-        labels = replace(config.labels, bad_sample_budget=0)
+        labels = replace(config.labels, bad_sample_budget=0, gate=GateConfig())
         text = json.dumps([asdict(model), asdict(labels)], sort_keys=True)
         return cls(weights_sha256, hashlib.sha256(text.encode()).hexdigest())
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Pixels by label: `classes[c]` those of class c. Sums of integers, so their order is free."""
-
-    pixels: int
-    background: int
-    ignore: int
-    classes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, labels: np.ndarray, num_classes: int) -> Totals:
-        """Count (H, W) uint8 labels 0..C and 255."""
-        counts = np.bincount(labels.ravel(), minlength=256).tolist()
-        found = tuple(counts[1 : num_classes + 1])
-        return cls(labels.size, counts[0], counts[IGNORE], found)
-
-    @classmethod
-    def none(cls, num_classes: int) -> Totals:
-        """No pixels at all."""
-        return cls(0, 0, 0, (0,) * num_classes)
-
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.pixels + other.pixels,
-            self.background + other.background,
-            self.ignore + other.ignore,
-            tuple(a + b for a, b in zip(self.classes, other.classes, strict=True)),
-        )
 
 
 @dataclass(frozen=True)
@@ -90,9 +66,11 @@ class Seal:
     round: int
     provenance: Provenance
     shard: LabelShard
-    totals: Totals
+    statistics: Statistics
     quarantined: dict[str, str] = field(default_factory=dict)
     """Keys of images that could not be read, and why; their label is all ignore."""
+    not_finite: tuple[str, ...] = ()
+    """Keys of the first images whose CAMs or saliency are not finite; the statistics count all."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +82,21 @@ class Manifest:
     """The training whose weights made the labels; -1 is the classifier."""
     provenance: Provenance
     shards: tuple[LabelShard, ...]
-    totals: Totals
+    statistics: Statistics
     quarantined: dict[str, str]
+    not_finite: tuple[str, ...] = ()
+    gamma: dict[str, float] = field(default_factory=dict)
+    """Learned gates of the unary predictions, by task; empty where the network has none."""
+
+    @property
+    def totals(self) -> Totals:
+        """Pixels by label."""
+        return self.statistics.totals
 
     @property
     def coverage(self) -> float:
         """Share of the pixels that have a label at all."""
-        return 1 - self.totals.ignore / max(self.totals.pixels, 1)
+        return self.totals.coverage
 
 
 def seal_path(tar: Path) -> Path:
@@ -133,22 +119,54 @@ def read_seal(tar: Path) -> Seal | None:
 
 
 def collect(
-    round: int, provenance: Provenance, num_classes: int, seals: Iterable[Seal]
+    round: int,
+    provenance: Provenance,
+    num_classes: int,
+    seals: Iterable[Seal],
+    gamma: Mapping[str, float],
 ) -> Manifest:
     """The manifest of a round from the seals of all its shards, in order."""
     shards: list[LabelShard] = []
-    totals = Totals.none(num_classes)
+    statistics = Statistics.none(num_classes)
     quarantined: dict[str, str] = {}
+    not_finite: list[str] = []
     for seal in seals:
         shards.append(seal.shard)
-        totals += seal.totals
+        statistics += seal.statistics
         quarantined |= seal.quarantined
-    return Manifest(round, round - 1, provenance, tuple(shards), totals, quarantined)
+        not_finite += seal.not_finite
+    return Manifest(
+        round,
+        round - 1,
+        provenance,
+        tuple(shards),
+        statistics,
+        quarantined,
+        first_keys(not_finite),
+        dict(gamma),
+    )
+
+
+def first_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """So many keys as are worth keeping as examples."""
+    return tuple(islice(keys, _MAX_EXAMPLES))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Finish a round of labels: from now on the folder is accepted by readers."""
+    (folder / REJECTED_NAME).unlink(missing_ok=True)  # they are adopted after all
     write_json(folder / MANIFEST_NAME, {"schema": SCHEMA, **asdict(manifest)})
+
+
+def write_rejection(folder: Path, manifest: Manifest, reasons: list[str]) -> None:
+    """Keep the figures of labels that are not adopted, for people; no reader accepts the folder."""
+    value = {"schema": SCHEMA, **asdict(manifest), "reasons": reasons}
+    write_json(folder / REJECTED_NAME, value)
+
+
+def manifest_digest(folder: Path) -> str:
+    """The sha256 of the manifest of a finished round: of everything that it names."""
+    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -157,14 +175,28 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         DataError: the folder is not finished, or its manifest is damaged or of another schema.
     """
-    path = folder / MANIFEST_NAME
+    return _read_manifest(folder / MANIFEST_NAME)
+
+
+def read_rejected(folder: Path) -> Manifest:
+    """The manifest of a round that the gate did not let pass.
+
+    Raises:
+        DataError: there is none, or it is damaged or of another schema.
+    """
+    return _read_manifest(folder / REJECTED_NAME)
+
+
+def _read_manifest(path: Path) -> Manifest:
     try:
         value = _load(path)
+        value.pop("reasons", None)
         shards = tuple(LabelShard(**shard) for shard in value["shards"])
         return Manifest(**_typed(value) | {"shards": shards})
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder}: has no {MANIFEST_NAME}, so its labels are not finished; run again to go on."
+            f"{path.parent}: has no {path.name}, so its labels are not finished; run again to go "
+            "on."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -181,8 +213,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _typed(value: dict[str, Any]) -> dict[str, Any]:
-    totals = {**value["totals"], "classes": tuple(value["totals"]["classes"])}
     return value | {
         "provenance": Provenance(**value["provenance"]),
-        "totals": Totals(**totals),
+        "statistics": Statistics.from_json(value["statistics"]),
+        "not_finite": tuple(value["not_finite"]),
     }

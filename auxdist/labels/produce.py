@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 
+from auxdist.config import GateConfig
 from auxdist.data.index import Index, Sample
 from auxdist.data.reader import SourceSample, read_sample
-from auxdist.errors import DataError, Stopped
+from auxdist.errors import Collapsed, DataError, Stopped
+from auxdist.labels.gate import collapse
 from auxdist.labels.lease import shards_to_do
 from auxdist.labels.manifest import (
     MANIFEST_NAME,
+    REJECTED_NAME,
     Manifest,
     Provenance,
     Seal,
     collect,
+    manifest_digest,
     read_manifest,
     write_manifest,
+    write_rejection,
 )
-from auxdist.labels.store import LabelMaps, ShardWriter, publish_latest
+from auxdist.labels.store import LabelMaps, LabelSet, ShardWriter, open_labels, publish_latest
 from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
@@ -54,6 +60,7 @@ class Production:
     stop: Callable[[], bool]
     """Asked between images; once true on any rank, all ranks leave in order."""
     bad_sample_budget: int
+    gate: GateConfig = field(default_factory=GateConfig)
 
 
 @dataclass
@@ -70,9 +77,15 @@ class _Done:
 
 
 def produce(
-    production: Production, round: int, provenance: Provenance, maker: LabelMaker
+    production: Production,
+    round: int,
+    provenance: Provenance,
+    maker: LabelMaker,
+    gamma: Mapping[str, float] = MappingProxyType({}),
 ) -> Manifest:
     """Make what is missing of a round of labels; all ranks call this and get the manifest.
+
+    `gamma` are the gates of the network that makes them, for the manifest.
 
     Every file is the same, byte for byte, for any number of ranks (with equal threads each) and
     for any deaths in between.
@@ -80,18 +93,23 @@ def produce(
     Raises:
         DataError: the round is finished already, more images than the budget could not be read,
             or shards are damaged; on every rank.
+        Collapsed: the labels are not fit to be learned from; on the main rank, PeerFailed on the
+            others. All shards and their figures are kept, but the round is not finished.
         Stopped: a stop was asked for; finished shards are kept and the same call goes on.
     """
     run, world = production.run, production.world
     _refuse_finished(production, round)
-    writer = ShardWriter(run.labels(round), production.index, round, provenance)
+    before = _labels_before(production, round)
+    if before is not None:
+        provenance = replace(provenance, parent_sha256=manifest_digest(before.folder))
+    writer = ShardWriter(run.labels(round), production.index, round, provenance, before)
     since = time.monotonic()
     with world.failing_together():
         done = _do_shards(production, writer, maker)
     _agree(production, round, done)
     with world.failing_together():
         if world.is_main:
-            _finish(production, writer)
+            _finish(production, writer, gamma)
     manifest = read_manifest(run.labels(round))
     production.events.write(
         "refresh",
@@ -99,6 +117,8 @@ def produce(
         images=production.index.num_samples,
         seconds=time.monotonic() - since,
         coverage=manifest.coverage,
+        **manifest.statistics.summary(),
+        gamma=manifest.gamma,
     )
     return manifest
 
@@ -113,6 +133,18 @@ def _refuse_finished(production: Production, round: int) -> None:
             f"{run.labels(round)}: this round of labels is finished and is never overwritten; "
             f"to make it anew delete its {MANIFEST_NAME} first, or begin a new run."
         )
+
+
+def _labels_before(production: Production, round: int) -> LabelSet | None:
+    """The labels of the round before, where they still exist; all ranks agree on that."""
+    run, world = production.run, production.world
+    if round == 0:
+        return None
+    folder = run.labels(round - 1)
+    is_there = world.is_main and (folder / MANIFEST_NAME).exists()
+    if not world.from_main(int(is_there)):
+        return None
+    return open_labels(folder, production.index, world)
 
 
 def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -> _Done:
@@ -156,15 +188,36 @@ def _agree(production: Production, round: int, done: _Done) -> None:
         raise Stopped(f"labels of round {round}: finished shards are saved; run again to go on.")
 
 
-def _finish(production: Production, writer: ShardWriter) -> None:
+def _finish(production: Production, writer: ShardWriter, gamma: Mapping[str, float]) -> None:
     for left in writer.folder.glob(".*.tmp"):  # by writers that died
         left.unlink(missing_ok=True)
     deadline = time.monotonic() + SHARED_DISK_S
     seals = (_await_seal(writer, s, deadline) for s in range(len(production.index.shards)))
     num_classes = len(production.index.classes)
-    manifest = collect(writer.round, writer.provenance, num_classes, seals)
+    manifest = collect(writer.round, writer.provenance, num_classes, seals, gamma)
+    _require_fit(production, writer, manifest)
     publish_latest(production.run, writer.round)
     write_manifest(writer.folder, manifest)
+
+
+def _require_fit(production: Production, writer: ShardWriter, manifest: Manifest) -> None:
+    before = writer.before.manifest.statistics if writer.before else None
+    reasons = collapse(manifest.statistics, before, production.index.classes, production.gate)
+    if not reasons:
+        return
+    write_rejection(writer.folder, manifest, reasons)
+    round, examples = writer.round, ", ".join(manifest.not_finite[:5])
+    production.events.write("rejected", round=round, reasons=reasons, keys=manifest.not_finite)
+    stand = f"The labels of round {round - 1} stand." if round else "There are no earlier ones."
+    raise Collapsed(
+        f"labels of round {round} collapsed and are not adopted:\n"
+        + "".join(f"  {reason}\n" for reason in reasons)
+        + f"  first such images: {examples}\n" * bool(examples)
+        + f"{stand} The rejected ones are in {writer.folder}, their figures in {REJECTED_NAME}; "
+        f"see `auxdist labels list {production.run.root}`. Begin a new run with, for example, a "
+        "lower learning rate, or adopt them all the same: give the same command again with "
+        "--set labels.gate.enabled=false."
+    )
 
 
 def _await_seal(writer: ShardWriter, shard: int, deadline: float) -> Seal:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from auxdist.config import LabelsConfig
 from auxdist.data.reader import SourceSample
-from auxdist.labels.fuse import fuse, normalise_cam
+from auxdist.labels.fuse import agreement, fuse, normalise_cam
 from auxdist.labels.initial import original_saliency
+from auxdist.labels.statistics import Mixture
 from auxdist.labels.store import LabelMaps
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.records import Outputs
@@ -43,6 +44,8 @@ class RefinedLabels:
         image = torch.from_numpy(source.image).permute(2, 0, 1)[None].to(self.device)
         outputs = self.net(self.net.prepare(image))
         cam = self._refined_cam(outputs, source)
+        if not (cam.isfinite().all() and outputs.saliency_refined.isfinite().all()):
+            return LabelMaps.not_finite(original.shape)
         saliency = self._saliency(outputs, source.image, original)
         labels = fuse(
             cam,
@@ -52,7 +55,13 @@ class RefinedLabels:
             self.config.saliency_threshold,
         )
         stored = (saliency * 255).round().to(torch.uint8)
-        return LabelMaps(labels.cpu().numpy(), stored.cpu().numpy())
+        mixing = outputs.affinity.mixing()
+        return LabelMaps(
+            labels.cpu().numpy(),
+            stored.cpu().numpy(),
+            agreement=agreement(labels, saliency, self.config.saliency_threshold),
+            mixture=Mixture.of(mixing.mean, mixing.std),
+        )
 
     def _refined_cam(self, outputs: Outputs, source: SourceSample) -> Tensor:
         """(K, H, W): A_CT cam of the labelled classes, not normalised again."""

@@ -1,16 +1,17 @@
 """Label shards on disk: written one per image shard, accepted only where a round is finished.
 
 Members of a sample: KEY.seg.png, palette PNG of 0 background, 1..C, 255 ignore; KEY.sal.png, 8-bit
-saliency; KEY.json, numbers of pixels; in round 0 also KEY.cam.png, the labels that the CAMs alone
-would give, which are only measured. H W are the height and width of the image.
+saliency; KEY.json, numbers of pixels by label and by who saw an object; in round 0 KEY.cam.png too,
+the labels that the CAMs alone would give, which are only measured. H W are the height and width of
+the image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -33,12 +34,13 @@ from auxdist.labels.manifest import (
     Manifest,
     Provenance,
     Seal,
-    Totals,
+    first_keys,
     read_manifest,
     read_seal,
     seal_path,
     write_seal,
 )
+from auxdist.labels.statistics import Agreement, Changes, Mixture, Statistics, Totals
 from auxdist.records import IGNORE
 from auxdist.runfolder import RunFolder, write_text
 from auxdist.world import World
@@ -53,11 +55,28 @@ class LabelMaps:
     segmentation  (H, W) uint8: 0 background, 1..C, 255 ignore
     saliency      (H, W) uint8, 255 is certain
     cam           (H, W) uint8, labels by the CAMs alone, or None
+    agreement     of the CAMs and the saliency
+    mixture       of the affinities that refined the CAMs, where they were refined
+    is_finite     False where the network gave NaN or infinity: such labels mean nothing
     """
 
     segmentation: np.ndarray
     saliency: np.ndarray
     cam: np.ndarray | None = None
+    agreement: Agreement = field(default_factory=Agreement)
+    mixture: Mixture = field(default_factory=Mixture)
+    is_finite: bool = True
+
+    @classmethod
+    def ignored(cls, size: Sequence[int], with_cam: bool) -> LabelMaps:
+        """Labels that say nothing of an image of `size` (H, W), with `cam` where it is due."""
+        labels = np.full(size, IGNORE, dtype=np.uint8)
+        return cls(labels, np.zeros_like(labels), labels if with_cam else None)
+
+    @classmethod
+    def not_finite(cls, size: Sequence[int], with_cam: bool = False) -> LabelMaps:
+        """As `ignored`, for an image of which the network gave NaN or infinity."""
+        return replace(cls.ignored(size, with_cam), is_finite=False)
 
 
 @dataclass(frozen=True)
@@ -135,18 +154,23 @@ def open_labels(folder: Path, index: Index, world: World | None = None) -> Label
 class _Tally:
     """What a seal says of the samples of a shard."""
 
-    totals: Totals
+    statistics: Statistics
     quarantined: dict[str, str] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes label tars of one round: `folder`, `round` and `provenance` are those of the round."""
+    """Writes label tars of one round: `folder`, `round` and `provenance` are those of the round.
+
+    `before` are the labels that the new ones are compared with, None where there are none.
+    """
 
     folder: Path
     index: Index
     round: int
     provenance: Provenance
+    before: LabelSet | None = None
 
     def sealed(self, shard: int) -> Seal | None:
         """The seal of a label shard that is whole and was made from the same things; else None."""
@@ -183,8 +207,8 @@ class ShardWriter:
 
     def _write(self, shard: int, tar: Path, make: Callable[[Sample], LabelMaps]) -> Seal:
         seal_path(tar).unlink(missing_ok=True)
-        tally = _Tally(Totals.none(len(self.index.classes)))
-        entry = write_shard(tar, self._contents(self.index.samples(shard), make, tally))
+        tally = _Tally(Statistics.none(len(self.index.classes)))
+        entry = write_shard(tar, self._contents(shard, make, tally))
         label_shard = LabelShard(
             entry.file,
             entry.bytes,
@@ -193,31 +217,55 @@ class ShardWriter:
             entry.table_sha256,
             image_sha256=self.index.shards[shard].sha256,
         )
-        seal = Seal(self.round, self.provenance, label_shard, tally.totals, tally.quarantined)
+        seal = Seal(
+            self.round,
+            self.provenance,
+            label_shard,
+            tally.statistics,
+            tally.quarantined,
+            first_keys(tally.not_finite),
+        )
         write_seal(tar, seal)
         return seal
 
     def _contents(
-        self, samples: tuple[Sample, ...], make: Callable[[Sample], LabelMaps], tally: _Tally
+        self, shard: int, make: Callable[[Sample], LabelMaps], tally: _Tally
     ) -> Iterator[tuple[str, Mapping[str, bytes], SampleFacts]]:
-        for sample in samples:
+        for sample in self.index.samples(shard):
             try:
                 maps = make(sample)
             except DataError as error:
                 tally.quarantined[sample.key] = str(error)
-                maps = self._all_ignore(sample)
-            totals = Totals.of(maps.segmentation, len(self.index.classes))
-            tally.totals += totals
+                maps = LabelMaps.ignored((sample.height, sample.width), self.round == 0)
+            tally.not_finite += [sample.key] * (not maps.is_finite)
+            is_known = sample.key not in tally.quarantined and maps.is_finite
+            before = self._before(shard, sample.key) if is_known else None
+            tally.statistics += self._statistics(maps, before)
             facts = SampleFacts(sample.width, sample.height, sample.classes)
-            yield sample.key, self._encode(maps, totals), facts
+            yield sample.key, self._encode(maps), facts
 
-    def _all_ignore(self, sample: Sample) -> LabelMaps:
-        labels = np.full((sample.height, sample.width), IGNORE, dtype=np.uint8)
-        return LabelMaps(labels, np.zeros_like(labels), labels if self.round == 0 else None)
+    def _before(self, shard: int, key: str) -> np.ndarray | None:
+        """(H, W) labels of an image in the round before; None where there are none."""
+        if self.before is None or key in self.before.manifest.quarantined:
+            return None
+        return self.before.read_labels(shard, key, "seg.png")
 
-    def _encode(self, maps: LabelMaps, totals: Totals) -> dict[str, bytes]:
+    def _statistics(self, maps: LabelMaps, before: np.ndarray | None) -> Statistics:
+        num_classes = len(self.index.classes)
+        changes = Changes.none(num_classes)
+        if before is not None:
+            changes = Changes.of(before, maps.segmentation, num_classes)
+        totals = Totals.of(maps.segmentation, num_classes)
+        return Statistics(totals, changes, maps.agreement, maps.mixture, int(not maps.is_finite))
+
+    def _encode(self, maps: LabelMaps) -> dict[str, bytes]:
+        facts = {
+            **asdict(Totals.of(maps.segmentation, len(self.index.classes))),
+            "agreement": asdict(maps.agreement),
+            "is_finite": maps.is_finite,
+        }
         content = {
-            "json": json.dumps(asdict(totals), sort_keys=True).encode(),
+            "json": json.dumps(facts, sort_keys=True).encode(),
             "sal.png": encode_gray(maps.saliency),
             "seg.png": encode_labels(maps.segmentation, self.index.palette),
         }

@@ -121,6 +121,12 @@ class AuxSegNet(nn.Module):
             "heads": [p for n, p in own if not n.startswith(slow)],
         }
 
+    def gates(self) -> dict[str, float]:
+        """gamma_t by task: how much of the unary prediction was learned to be added."""
+        if self.affinity.unary_pred != "gated":
+            return {}
+        return {"seg": float(self.gamma_seg), "sal": float(self.gamma_sal)}
+
     def _add_branch(self, task: str, channels: int, outputs: int) -> None:
         inputs = self.fc8.in_channels
         convs = (

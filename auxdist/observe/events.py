@@ -93,10 +93,18 @@ def _step(record: dict[str, Any]) -> str:
 
 def _refresh(record: dict[str, Any]) -> str:
     speed = record["images"] / max(record["seconds"], 1e-9)
-    return (
+    text = (
         f"labels of round {record['round']}  {record['images']} images in "
-        f"{record['seconds']:.1f} s ({speed:.1f} images/s)"
+        f"{record['seconds']:.1f} s ({speed:.1f} images/s), "
+        f"{100 * record['coverage']:.1f} % of the pixels labelled"
     )
+    if record.get("changed") is not None:
+        text += f", {100 * record['changed']:.1f} % changed"
+    return text
+
+
+def _rejected(record: dict[str, Any]) -> str:
+    return f"labels of round {record['round']}  not adopted: {'; '.join(record['reasons'])}"
 
 
 def _task(record: dict[str, Any]) -> str:
@@ -119,6 +127,7 @@ _VIEWS = {
     "step": _step,
     "task": _task,
     "refresh": _refresh,
+    "rejected": _rejected,
     "measure": _measure,
     "quarantine": _quarantine,
 }

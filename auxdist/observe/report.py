@@ -76,7 +76,7 @@ def _charts(run: RunFolder, config: Config, rows: list[Row]) -> dict[str, Any]:
     cam = next((row.labels for row in rows if row.name == "CAM only"), None)
     manifests = _manifests(run, config)
     names = [f"round {round}" for round in manifests]
-    shares = [_shares(manifest["totals"]) for manifest in manifests.values()]
+    shares = [_shares(manifest["statistics"]["totals"]) for manifest in manifests.values()]
     return {
         "miou": Markup(miou_chart([r.labels for r in rounds], [r.val for r in rounds], cam)),
         "losses": Markup(_loss_chart(stages)) if stages else "",

@@ -154,6 +154,7 @@ class Rounds:
             self._around.events,
             self._stop,
             self._config.labels.bad_sample_budget,
+            self._config.labels.gate,
         )
         provenance = Provenance.of(self._config, trained.sha256)
         produce(
@@ -161,6 +162,7 @@ class Rounds:
             round,
             provenance,
             maker_type(trained.net, self._config.labels, world.device),
+            trained.net.gates() if round else {},
         )
 
     def _train_stage(self, round: int) -> None:

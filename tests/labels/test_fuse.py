@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from auxdist.labels.fuse import cam_only, fuse, normalise_cam
+from auxdist.labels.fuse import agreement, cam_only, fuse, normalise_cam
+from auxdist.labels.statistics import Agreement
 
 CAM, SALIENCY = 0.2, 0.06
 
@@ -13,6 +14,15 @@ def test_truth_table_of_the_fusion() -> None:
     cam = torch.tensor([[[0.21, 0.9, 0.2, 0.0, 0.2]]])
     saliency = torch.tensor([[0.07, 0.06, 0.5, 0.06, 0.06]])
     assert fuse(cam, saliency, (4,), CAM, SALIENCY).tolist() == [[5, 255, 255, 0, 0]]
+
+
+def test_agreement_counts_who_sees_an_object() -> None:
+    cam = torch.tensor([[[0.21, 0.9, 0.2, 0.0, 0.2, 0.9]]])
+    saliency = torch.tensor([[0.07, 0.06, 0.5, 0.06, 0.06, 0.01]])
+    labels = fuse(cam, saliency, (4,), CAM, SALIENCY)
+    found = agreement(labels, saliency, SALIENCY)
+    assert found == Agreement(both=1, only_cam=2, only_saliency=1, neither=2)
+    assert found.iou == 1 / 4
 
 
 def test_strongest_of_the_labelled_classes_wins() -> None:

@@ -8,7 +8,7 @@ import pytest
 from labelmaker import PROVENANCE, PlainLabels, damage_image, make_round
 from shardmaker import keys_in, make_shards
 
-from auxdist.config import Config, LabelsConfig, ModelConfig
+from auxdist.config import Config, GateConfig, LabelsConfig, ModelConfig
 from auxdist.data.index import Index
 from auxdist.data.reader import read_sample
 from auxdist.errors import DataError
@@ -52,6 +52,7 @@ def test_manifest_names_every_shard_and_counts_every_pixel(run: RunFolder, index
     assert manifest.totals.background == counts[0] > 0
     assert manifest.totals.ignore == counts[IGNORE] > 0
     assert manifest.totals.classes == tuple(counts[1:4].tolist())
+    assert manifest.statistics.changes.pixels == 0, "there is no round before"
     assert manifest.coverage == 1 - counts[IGNORE] / counts.sum()
     assert [s.image_sha256 for s in manifest.shards] == [s.sha256 for s in index.shards]
     assert (manifest.round, manifest.parent_round) == (0, -1)
@@ -81,7 +82,7 @@ def test_unfinished_folder_is_refused(run: RunFolder, index: Index) -> None:
 
 def test_damaged_manifest_is_refused(run: RunFolder, index: Index) -> None:
     (run.labels(0) / MANIFEST_NAME).write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="is damaged or of another schema than 1"):
+    with pytest.raises(DataError, match="is damaged or of another schema than 2"):
         open_labels(run.labels(0), index)
 
 
@@ -136,6 +137,7 @@ def test_provenance_follows_what_changes_labels_and_nothing_else() -> None:
     assert Provenance.of(Config(), "1" * 64) != PROVENANCE
     assert of(Config(name="other", seed=3)) == PROVENANCE
     assert of(Config(labels=LabelsConfig(bad_sample_budget=3))) == PROVENANCE
+    assert of(Config(labels=LabelsConfig(gate=GateConfig(enabled=False)))) == PROVENANCE
     assert of(Config(model=ModelConfig(weights="start.pth"))) == PROVENANCE
 
 

@@ -58,8 +58,19 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             "\ntrain round-01",
         ),
         (
-            {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40},
-            "labels of round 1  40 images in 2.0 s (20.0 images/s)",
+            {"kind": "refresh", "round": 0, "seconds": 2.0, "images": 40, "coverage": 0.75}
+            | {"changed": None},
+            "labels of round 0  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled",
+        ),
+        (
+            {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40, "coverage": 0.75}
+            | {"changed": 0.125},
+            "labels of round 1  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled, "
+            "12.5 % changed",
+        ),
+        (
+            {"kind": "rejected", "round": 1, "reasons": ["a", "b"], "keys": []},
+            "labels of round 1  not adopted: a; b",
         ),
         (
             {"kind": "quarantine", "keys": ["a", "b"]},

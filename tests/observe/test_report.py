@@ -56,7 +56,8 @@ def finished_run(root: Path) -> RunFolder:
         classes = [10, 5, 5 + 10 * round]
         totals = {"pixels": 100, "background": 50, "ignore": 30 - 10 * round, "classes": classes}
         write_json(
-            run.labels(round) / "manifest.json", {"totals": totals, "quarantined": {"x": "?"}}
+            run.labels(round) / "manifest.json",
+            {"statistics": {"totals": totals}, "quarantined": {"x": "?"}},
         )
     write_json(run.complete, {})
     return run

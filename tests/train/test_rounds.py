@@ -14,6 +14,7 @@ from smallrun import StopAfter, do_tasks, file_bytes, make_data, small_config
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError, DataError, Stopped
+from auxdist.labels.manifest import read_manifest
 from auxdist.observe.events import read_events
 from auxdist.runfolder import RunFolder
 from auxdist.train.networks import final_checkpoint
@@ -164,7 +165,13 @@ def test_a_whole_run_leaves_labels_checkpoints_and_measurements(finished: Path) 
     found: dict[str, Any] = {name: json.loads(run.evaluation(name).read_text()) for name in names}
     assert all(0 <= value["miou"] <= 1 for value in found.values())
     assert [found[name]["num_images"] for name in names] == [9, 24, 24, 24]
+    assert len(found["labels-round-01"]["precision"]) == len(found["cam-round-00"]["recall"]) == 4
     assert run.latest_labels.read_text() == "round-01\n"
+    gates = final_checkpoint(run, 0).weights()
+    gamma = {task: gates[f"gamma_{task}"].item() for task in ("seg", "sal")}
+    assert read_manifest(run.labels(1)).gamma == gamma
+    assert gamma["seg"] != 0
+    assert read_manifest(run.labels(0)).gamma == {}, "CAMs of the classifier know no affinity"
     assert final_checkpoint(run, 0).position.step == 12
 
 
