@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auxdist import __version__
 from auxdist.errors import AuxdistError, ConfigError, LaunchError, PeerFailed
@@ -117,6 +117,44 @@ def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
     return 0
 
 
+def list_labels(wanted: argparse.Namespace) -> int:
+    """Show the rounds of labels of a run, with their figures."""
+    from auxdist.labels.listing import labels_table
+
+    print(labels_table(_run(wanted)))
+    return 0
+
+
+def diff_labels(wanted: argparse.Namespace) -> int:
+    """Show which labels changed between two rounds, by class."""
+    from auxdist.configfile import load_config
+    from auxdist.data.index import load_index
+    from auxdist.evaluate.tables import percent
+    from auxdist.labels.listing import compare
+
+    run = _run(wanted)
+    index = load_index(load_config(run.config).data.train)
+    found = compare(run, index, wanted.before, wanted.after)
+    print(
+        f"labels of rounds {wanted.before} and {wanted.after} of {found.num_images} images: "
+        f"{percent(found.changes.share)} % of the pixels differ\n"
+    )
+    print(found.table(index.classes))
+    return 0
+
+
+def roll_back_labels(wanted: argparse.Namespace) -> int:
+    """Make a run go on from earlier labels; what came of later ones is set aside."""
+    from auxdist.jobs.rollback import roll_back
+
+    run = _run(wanted)
+    if roll_back(run, wanted.round) is None:
+        print(f"{run.root}: nothing came after the labels of round {wanted.round}.")
+        return 0
+    print("The command that started the run goes on from there.")
+    return 0
+
+
 def _run(wanted: argparse.Namespace) -> RunFolder:
     run = RunFolder(wanted.run.absolute())
     if not run.config.exists():
@@ -143,7 +181,26 @@ def _parser() -> argparse.ArgumentParser:
         add(verb).add_argument("run", type=Path, help="run folder")
     _add_evaluate(add(evaluate))
     _add_predict(add(predict))
+    _add_labels(verbs)
     return parser
+
+
+def _add_labels(verbs: Any) -> None:
+    text = "List, compare and roll back rounds of labels."
+    parser = verbs.add_parser("labels", help=text, description=text, allow_abbrev=False)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    def add(name: str, verb: Verb, *rounds: tuple[str, str]) -> None:
+        text = verb.__doc__ or ""
+        added = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(verb=verb)
+        added.add_argument("run", type=Path, help="run folder")
+        for dest, help in rounds:
+            added.add_argument(dest, type=int, metavar=dest.upper(), help=help)
+
+    add("list", list_labels)
+    add("diff", diff_labels, ("before", "a round of labels"), ("after", "another one"))
+    add("rollback", roll_back_labels, ("round", "labels that the run shall go on from"))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

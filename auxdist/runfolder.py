@@ -69,6 +69,15 @@ class RunFolder:
         """A finished measurement, e.g. "val-round-00" or "labels-round-00"."""
         return self.root / "evaluation" / f"{name}.json"
 
+    def evaluations(self, kind: str, round: int) -> list[Path]:
+        """The finished measurements of a kind ("val", "labels") of a round."""
+        return sorted((self.root / "evaluation").glob(f"{kind}-round-{round:02d}*.json"))
+
+    @property
+    def set_aside(self) -> Path:
+        """What a rollback took out of the run, a dated folder each; nothing reads it."""
+        return self.root / "set-aside"
+
     def events(self, rank: int) -> Path:
         """The event log of a rank, one JSON record a line."""
         return self.root / "events" / f"rank-{rank:04d}.jsonl"

@@ -90,7 +90,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for verb in ("check", "status", "report", "evaluate", "predict"):
+    for verb in ("check", "status", "report", "evaluate", "predict", "labels"):
         assert re.search(rf"^    {verb} +\w", out, re.MULTILINE)
 
 
@@ -217,6 +217,34 @@ def test_evaluation_without_any_split(
     write_text(run.config, text)
     assert main(["evaluate", str(run.root)]) == 2
     assert "data.val is null" in capsys.readouterr().err
+
+
+def test_labels_are_listed_compared_and_rolled_back(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from labelmaker import PlainLabels, make_round
+
+    from auxdist.data.index import load_index
+
+    index = load_index(tmp_path / "shards")
+    for round, dark in ((0, 70), (1, 80)):
+        make_round(run, index, PlainLabels(dark=dark), round=round)
+    words = str(run.root)
+    assert main(["labels", "list", words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "labels"
+    assert lines[2].split() == ["state", "finished", "latest"]
+    assert main(["labels", "diff", words, "0", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("labels of rounds 0 and 1 of 6 images: ")
+    assert re.search(r"^class2 +0 +0 +0 +0 +-$", out, re.MULTILINE)
+    assert main(["labels", "rollback", words, "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"back to the labels of round 0; what came after is in {run.set_aside}" in out
+    assert main(["labels", "rollback", words, "0"]) == 0
+    assert "nothing came after the labels of round 0" in capsys.readouterr().out
+    assert main(["labels", "rollback", words, "1"]) == 2
+    assert "round-01: has no manifest.json" in capsys.readouterr().err
 
 
 def test_prediction_writes_labels_and_overlay(

@@ -117,7 +117,7 @@ def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
         LaunchError: the run is already going on.
     """
     command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
-    with _only_launcher(run):
+    with only_launcher(run):
         return run_processes(command, procs, rank_environment(config, procs))
 
 
@@ -136,11 +136,7 @@ def submit(run: RunFolder, config: Config) -> str:
     """
     if found := sbatch_problems():
         raise LaunchError(found[0])
-    if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
-        raise LaunchError(
-            f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
-            f"`scancel {known}` first."
-        )
+    require_not_queued(run)
     executor = JobExecutor(spec_of(run, config), run.launch)
     try:
         job_id = executor.submit(Job(str(run.root))).job_id
@@ -149,6 +145,19 @@ def submit(run: RunFolder, config: Config) -> str:
     with (run.launch / "jobs.jsonl").open("a") as file:
         file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
     return str(job_id)
+
+
+def require_not_queued(run: RunFolder) -> None:
+    """Return if SLURM does not know of an unfinished job of this run.
+
+    Raises:
+        LaunchError: it does.
+    """
+    if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
+        raise LaunchError(
+            f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
+            f"`scancel {known}` first."
+        )
 
 
 def dry_run(run: RunFolder, config: Config) -> tuple[Path, str, str]:
@@ -211,8 +220,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _only_launcher(run: RunFolder) -> Iterator[None]:
-    """Held while processes run; the kernel lets go of it should the launcher die."""
+def only_launcher(run: RunFolder) -> Iterator[None]:
+    """Held while processes run; the kernel lets go of it should the launcher die.
+
+    Raises:
+        LaunchError: somebody else holds it.
+    """
+    run.launch.mkdir(parents=True, exist_ok=True)
     with (run.launch / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -114,6 +114,20 @@ class LabelSet:
         check_size(labels, (sample.height, sample.width), f"{key}.{member}")
         return labels
 
+    def check_belongs(self) -> None:
+        """Return if these are labels of the images in the index.
+
+        Raises:
+            DataError: they are of others.
+        """
+        images = [(image.file, image.sha256, image.num_samples) for image in self.index.shards]
+        shards = self.manifest.shards
+        if images != [(label.file, label.image_sha256, label.num_samples) for label in shards]:
+            raise DataError(
+                f"{self.folder}: labels of other images than those in {self.index.root}; give the "
+                "folder of shards that the run began with, or begin a new run."
+            )
+
     def _sample(self, shard: int, key: str) -> Sample:
         entry = self.manifest.shards[shard]
         samples = _by_key(table_path(self.folder / entry.file), entry.table_sha256)
@@ -139,15 +153,15 @@ def open_labels(folder: Path, index: Index, world: World | None = None) -> Label
     """
     world = world or World()
     with world.failing_together():
-        manifest = read_manifest(folder)
-        _check_belongs(folder, manifest, index)
-        for entry in manifest.shards[world.rank :: world.size]:
+        labels = LabelSet(folder, index, read_manifest(folder))
+        labels.check_belongs()
+        for entry in labels.manifest.shards[world.rank :: world.size]:
             if not _is_intact(folder / entry.file, entry):
                 raise DataError(
                     f"{folder / entry.file}: its bytes are not those that manifest.json names. "
                     "Delete manifest.json and run again: only damaged shards are made anew."
                 )
-    return LabelSet(folder, index, manifest)
+    return labels
 
 
 @dataclass
@@ -285,21 +299,18 @@ def publish_latest(run: RunFolder, round: int) -> None:
         write_text(run.latest_labels, f"{run.labels(round).name}\n")
 
 
+def retract_latest(run: RunFolder, round: int) -> None:
+    """Name the labels of `round` as the newest, where later ones are named that are gone."""
+    newest = latest_round(run)
+    if newest is not None and newest > round:
+        write_text(run.latest_labels, f"{run.labels(round).name}\n")
+
+
 def latest_round(run: RunFolder) -> int | None:
     """The newest round of labels, or None before the first; `open_labels` says if it is whole."""
     if not run.latest_labels.exists():
         return None
     return int(run.latest_labels.read_text().strip().removeprefix("round-"))
-
-
-def _check_belongs(folder: Path, manifest: Manifest, index: Index) -> None:
-    expected = [(image.file, image.sha256, image.num_samples) for image in index.shards]
-    found = [(label.file, label.image_sha256, label.num_samples) for label in manifest.shards]
-    if expected != found:
-        raise DataError(
-            f"{folder}: labels of other images than those in {index.root}; give the folder of "
-            "shards that the run began with, or begin a new run."
-        )
 
 
 def _is_intact(tar: Path, entry: LabelShard) -> bool:

@@ -123,11 +123,18 @@ def _quarantine(record: dict[str, Any]) -> str:
     return f"not readable, left out: {', '.join(keys)}{reason}"
 
 
+def _rollback(record: dict[str, Any]) -> str:
+    return (
+        f"back to the labels of round {record['round']}; what came after is in {record['folder']}"
+    )
+
+
 _VIEWS = {
     "step": _step,
     "task": _task,
     "refresh": _refresh,
     "rejected": _rejected,
+    "rollback": _rollback,
     "measure": _measure,
     "quarantine": _quarantine,
 }

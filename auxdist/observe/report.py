@@ -129,9 +129,11 @@ def _class_facts(run: RunFolder, config: Config) -> dict[str, Any]:
 
 
 def _stages(run: RunFolder) -> dict[int, list[dict[str, Any]]]:
-    """Step records by round. A step that was done again after a restart counts once."""
+    """Step records by round. A step that was done again counts once, one set aside not at all."""
     steps: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in read_events(run):
+        if record["kind"] == "rollback":
+            steps = defaultdict(dict, {r: s for r, s in steps.items() if r < record["round"]})
         if record["kind"] == "step":
             steps[record["round"]][record["step"]] = record
     return {round: [steps[round][s] for s in sorted(steps[round])] for round in sorted(steps)}

@@ -69,6 +69,10 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             "12.5 % changed",
         ),
         (
+            {"kind": "rollback", "round": 1, "folder": "run/set-aside/2020"},
+            "back to the labels of round 1; what came after is in run/set-aside/2020",
+        ),
+        (
             {"kind": "rejected", "round": 1, "reasons": ["a", "b"], "keys": []},
             "labels of round 1  not adopted: a; b",
         ),

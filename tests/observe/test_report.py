@@ -12,7 +12,7 @@ from auxdist.configfile import dump_config
 from auxdist.errors import ConfigError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.observe.events import EventLog
-from auxdist.observe.report import render, write_report
+from auxdist.observe.report import _stages, render, write_report
 from auxdist.runfolder import RunFolder, write_json, write_text
 
 CLASSES = ("<script>alert(1)</script>", "cat", "dog")
@@ -74,6 +74,14 @@ def test_report_shows_the_measurements(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
     assert "complete" in page
     assert "could not be read and are ignored: 1." in page
+
+
+def test_curves_of_rounds_that_were_set_aside_are_not_drawn(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    assert list(_stages(run)) == [-1, 0, 1]
+    with EventLog(run, 0, console=io.StringIO()) as log:
+        log.write("rollback", round=1, folder="x")
+    assert list(_stages(run)) == [-1, 0]
 
 
 def test_report_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
