@@ -114,3 +114,11 @@ def test_no_more_than_two_arrays_of_all_classes_are_held(monkeypatch: pytest.Mon
     monkeypatch.setattr(predict_module, "_softmax", count)
     probabilities(tiny_net(), IMAGE, "cpu", Inference(scales=(1.0, 0.5, 1.5)))
     assert alive == [1, 2, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_post_processing_on_a_gpu_gives_the_labels_of_a_cpu() -> None:
+    inference = Inference((0.5, 1.0), crf=True, window=64)
+    image = np.tile(IMAGE, (3, 3, 1))
+    labels = predict(Colours(), image, "cpu", inference)
+    assert (predict(Colours().cuda(), image, "cuda", inference) == labels).mean() > 0.99
