@@ -22,10 +22,10 @@ demo: .venv/runtime build/demo/train/index.json build/demo/val/index.json
 	$(BIN)/auxdist report $(RUN)
 
 build/demo/train/index.json: | .venv/runtime
-	$(BIN)/python shards/build_demo.py --count 320 --samples-per-shard 20 build/demo/train
+	$(BIN)/python shards/build_demo.py --count 640 --samples-per-shard 40 build/demo/train
 
 build/demo/val/index.json: | .venv/runtime
-	$(BIN)/python shards/build_demo.py --count 120 --no-saliency build/demo/val
+	$(BIN)/python shards/build_demo.py --count 120 --seed 1 --no-saliency build/demo/val
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -16,7 +16,7 @@ from auxdist.labels.manifest import Manifest, Provenance
 from auxdist.labels.produce import LabelMaker, Production, produce
 from auxdist.labels.store import LabelMaps
 from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.build import build
+from auxdist.model.builder import build
 from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
 from auxdist.world import World

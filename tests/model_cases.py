@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from auxdist.config import METHOD_AFFINITY, Method, ModelConfig
 from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.build import build
+from auxdist.model.builder import build
 from auxdist.model.losses import count
 from auxdist.records import Batch, Normaliser
 
