@@ -15,6 +15,7 @@ from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
+from auxdist.evaluate.panels import save_panels
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, Provenance
 from auxdist.labels.produce import Production, produce
@@ -76,7 +77,7 @@ class Rounds:
         for round in range(self._config.train.rounds):
             tasks += [self._train(round), *self._validate(round)]
             tasks += [self._make_labels(round + 1), *self._measure_labels(round + 1)]
-        return tasks
+        return [*tasks, self._draw_examples()]
 
     def _train(self, round: int) -> Task:
         def is_done() -> bool:
@@ -128,6 +129,16 @@ class Rounds:
                 write_json(path, {"name": name, "classes": index.classes, **result.as_json()})
 
         return Task(f"measure {name}", path.exists, do)
+
+    def _draw_examples(self) -> Task:
+        path = self._around.run.examples
+
+        def do() -> None:
+            rounds = [self._labels(round) for round in range(self._config.train.rounds + 1)]
+            if self._around.world.is_main:
+                save_panels(path, self._index, rounds)
+
+        return Task("examples", path.exists, do)
 
     def _stop(self) -> bool:
         return self._around.stop.is_set

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from ranks import run_ranks
@@ -166,6 +167,7 @@ def test_a_whole_run_leaves_labels_checkpoints_and_measurements(finished: Path) 
     assert [found[name]["num_images"] for name in names] == [9, 24, 24, 24]
     assert run.latest_labels.read_text() == "round-01\n"
     assert final_checkpoint(run, 0).position.step == 12
+    assert cv2.imread(str(run.examples)) is not None
 
 
 def test_labels_and_weights_are_the_same_without_any_ground_truth(
