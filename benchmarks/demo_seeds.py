@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
-import torch
+from machine import machine
 from tabulate import tabulate
 
 from auxdist.evaluate.tables import read_measurement, rounds_table
@@ -61,7 +59,7 @@ def page(runs: dict[int, tuple[RunFolder, float]]) -> str:
     """The results as a page."""
     parts = [
         "# The demo with three seeds\n",
-        f"`python benchmarks/demo_seeds.py` on {date.today()}: {hardware()}.",
+        f"`python benchmarks/demo_seeds.py` on {machine()}",
         "A seed stands for other scenes, other initial weights and another order of samples.\n",
         summary(runs),
     ]
@@ -72,8 +70,8 @@ def page(runs: dict[int, tuple[RunFolder, float]]) -> str:
 
 def summary(runs: dict[int, tuple[RunFolder, float]]) -> str:
     """One row a seed: first and last labels, first and last validation."""
-    names = ("cam-round-00", "labels-round-00", f"labels-round-{ROUNDS:02d}")
-    names += ("val-round-00", f"val-round-{ROUNDS - 1:02d}")
+    names = ["cam-round-00", "labels-round-00", f"labels-round-{ROUNDS:02d}"]
+    names += ["val-round-00", f"val-round-{ROUNDS - 1:02d}"]
     rows = []
     for seed, (run, seconds) in runs.items():
         found = [read_measurement(run, name) for name in names]
@@ -81,14 +79,6 @@ def summary(runs: dict[int, tuple[RunFolder, float]]) -> str:
     header = ["seed", "CAM only", "initial labels", "last labels", "val, round 0"]
     header += [f"val, round {ROUNDS - 1}", "minutes"]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
-
-
-def hardware() -> str:
-    """Processor and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{model}, {os.cpu_count()} cores, {versions}"
 
 
 if __name__ == "__main__":
