@@ -36,9 +36,9 @@ lint: .venv/development
 	$(BIN)/mypy
 
 ci: .venv/development
-	$(BIN)/python -m pytest -m "slow or cluster"
 	rm -rf build/demo runs/demo-ci
 	time -p $(MAKE) demo RUN=runs/demo-ci
+	$(BIN)/python -m pytest -m "slow or cluster"
 
 # torch comes first and by itself: its build is the user's choice, and the other packages take it as
 # it is. Setuptools is installed rather than isolated, so that its version is pinned too.
