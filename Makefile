@@ -27,6 +27,9 @@ build/demo/train/index.json: | .venv/runtime
 build/demo/val/index.json: | .venv/runtime
 	$(BIN)/python shards/build_demo.py --count 120 --seed 1 --no-saliency build/demo/val
 
+# One thread each: tests run side by side, and CPU results depend on the number of threads.
+test ci: export OMP_NUM_THREADS := 1
+
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

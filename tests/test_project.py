@@ -162,6 +162,17 @@ def test_the_readme_shows_the_demo_and_the_slurm_line() -> None:
     assert any(words[:2] == ["python", "launch/slurm.py"] for words in found)
 
 
+def test_every_test_that_the_readme_names_for_a_promise_exists() -> None:
+    page = README.read_text("utf-8")
+    files = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert len(files) >= 10
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"`(test_\w+)`", page)
+    assert len(names) >= 5
+    assert [name for name in names if f"def {name}(" not in written] == []
+
+
 def test_the_commands_of_make_demo_exist_with_their_options() -> None:
     call = ["make", "--dry-run", "--always-make", "demo"]
     done = subprocess.run(call, check=True, capture_output=True, text=True, cwd=ROOT)
