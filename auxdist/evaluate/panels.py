@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 
 from auxdist.data.index import Index, Sample
-from auxdist.data.reader import IGNORE_COLOUR, read_ground_truth, read_sample
+from auxdist.data.reader import IGNORE_COLOUR, read_ground_truth, read_image
 from auxdist.evaluate.pictures import Palette
-from auxdist.labels.initial import original_saliency
 from auxdist.labels.store import LabelSet
 from auxdist.records import IGNORE
 from auxdist.runfolder import atomic_file
@@ -54,9 +53,9 @@ def _tiles(
     index: Index, rounds: Sequence[LabelSet], shard: int, sample: Sample
 ) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 RGB pictures of an image, one for each column."""
-    source = read_sample(index, shard, sample)
-    yield source.image
-    yield np.repeat(original_saliency(source)[..., None], 3, axis=2)
+    yield read_image(index, shard, sample)
+    _, saliency = rounds[0].read(shard, sample.key)  # the off-the-shelf map, as it was given
+    yield np.repeat(saliency[..., None], 3, axis=2)
     yield _coloured(rounds[0].read_labels(shard, sample.key, "cam.png"), index.palette)
     for labels in rounds:
         yield _coloured(labels.read_labels(shard, sample.key, "seg.png"), index.palette)

@@ -26,7 +26,8 @@ from auxdist.observe.events import EventLog
 from auxdist.records import CLASSIFIER_ROUND, Batch, Position
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from auxdist.train.engine import Trainee, make_engine
+from auxdist.train.engine import Trainee
+from auxdist.train.engines import make_engine
 from auxdist.train.guard import Fence, StopFlag
 from auxdist.train.loop import Stage, Surroundings
 from auxdist.train.networks import Trained, starting_network, trained_network
