@@ -18,7 +18,7 @@ MAX_MODULE = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "yamlvalue"),
     ("config", "records", "runfolder"),
-    ("configfile", "validation", "world"),
+    ("configfile", "pretrained", "validation", "world"),
     ("ops", "data.index", "data.keys", "data.plan", "labels.fuse", "evaluate.confusion"),
     ("model",),
     ("data", "observe.events", "evaluate.tables"),

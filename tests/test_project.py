@@ -80,7 +80,7 @@ def test_these_tests_run_with_the_pinned_versions() -> None:
 def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None:
     providers = importlib.metadata.packages_distributions()
     used = {provider.lower() for name in imported() for provider in providers.get(name, [name])}
-    assert sorted(used) == sorted(RUNTIME | EXTRAS["deepspeed"])
+    assert sorted(used) == sorted(RUNTIME | EXTRAS["deepspeed"] | EXTRAS["pretrained"])
 
 
 def test_auxdist_and_its_help_do_not_import_torch() -> None:
