@@ -96,6 +96,17 @@ def _use(wanted: argparse.Namespace) -> Use:
     return Use(wanted.round, wanted.post_process, wanted.set)
 
 
+def import_weights(wanted: argparse.Namespace) -> int:
+    """Turn published weights into a file for model.weights or classifier.weights."""
+    from auxdist.configfile import load_config
+    from auxdist.jobs.weightfile import import_file
+
+    config = load_config(wanted.config, wanted.set)
+    print(import_file(wanted.weights, config.model, wanted.out).text())
+    print(wanted.out)
+    return 0
+
+
 def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
     from auxdist.configfile import load_config
     from auxdist.jobs.local import run_processes
@@ -172,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(verb: Verb) -> argparse.ArgumentParser:
         text = verb.__doc__ or ""
-        added = verbs.add_parser(verb.__name__, help=text, description=text, allow_abbrev=False)
+        name = verb.__name__.replace("_", "-")
+        added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(verb=verb)
         return added
 
@@ -182,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(add(evaluate))
     _add_predict(add(predict))
     _add_labels(verbs)
+    _add_import_weights(add(import_weights))
     return parser
 
 
@@ -207,9 +220,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="configuration file")
     parser.add_argument("--procs", type=int, help="processes (those of the launch section)")
     parser.add_argument("--run", type=Path, help="run folder (runs/NAME)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the configuration"
-    )
+    _add_set(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -238,6 +249,19 @@ def _add_use(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="evaluate.KEY=VALUE",
         help="change the evaluate section of the run's configuration",
+    )
+
+
+def _add_import_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="FILE", help="a .safetensors or .pth file, or imagenet")
+    parser.add_argument("--config", type=Path, required=True, help="configuration of the network")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the configuration"
     )
 
 

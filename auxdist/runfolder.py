@@ -44,6 +44,11 @@ class RunFolder:
         return self.root / "report.html"
 
     @property
+    def examples(self) -> Path:
+        """A picture of some training images with their labels in all rounds."""
+        return self.root / "examples.png"
+
+    @property
     def launch(self) -> Path:
         """What was submitted: sbatch text, job ids, SLURM logs."""
         return self.root / "launch"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from auxdist.config import Config, LaunchConfig, OptimiserConfig
+from auxdist.config import IMAGENET, Config, LaunchConfig, OptimiserConfig
 
 
 def validate(config: Config, num_ranks: int | None = None) -> list[str]:
@@ -22,6 +22,7 @@ def validate(config: Config, num_ranks: int | None = None) -> list[str]:
         _folders(config),
         _crop(config),
         _affinity(config),
+        _weights(config),
         _scales("labels.cam_scales", config.labels.cam_scales),
         _scales("evaluate.scales", config.evaluate.scales),
         _window(config),
@@ -151,6 +152,15 @@ def _affinity(config: Config) -> Iterator[str]:
         yield (
             f"model.affinity.unary_pred is {affinity.unary_pred}, but model.affinity.unary is "
             'false; use unary_pred: "off", or unary: true.'
+        )
+
+
+def _weights(config: Config) -> Iterator[str]:
+    backbone = config.model.backbone
+    if config.model.weights == IMAGENET and backbone != "efficientnet-lite0":
+        yield (
+            f"model.weights is {IMAGENET}, but no package brings such weights of {backbone}; use "
+            "backbone: efficientnet-lite0, a file of weights, or null."
         )
 
 

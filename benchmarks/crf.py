@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import platform
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from machine import machine
 from tabulate import tabulate
 
 from auxdist.ops.crf import (
@@ -183,19 +183,6 @@ def gpu_lines(inputs: list[Input]) -> list[str]:
     return lines
 
 
-def hardware() -> str:
-    """Processor, system and versions."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
-    numba = __import__("numba").__version__ if find_spec("numba") else "none"
-    return (
-        f"{processor}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), "
-        f"Python {platform.python_version()}, numpy {np.__version__}, numba {numba}, "
-        f"torch {torch.__version__}"
-    )
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -218,7 +205,7 @@ def main() -> None:
         "",
         f"`python benchmarks/crf.py --num-images {len(inputs)} --repeats {options.repeats}`",
         "",
-        f"{hardware()}. {len(inputs)} photographs x {options.repeats} repetitions, forms "
+        f"{machine()} {len(inputs)} photographs x {options.repeats} repetitions, forms "
         "alternating; medians. x: times as fast as pydensecrf2, median of the ratios call by "
         "call. Difference: the largest of all marginals to pydensecrf2's.",
         "",

@@ -4,7 +4,8 @@
     python benchmarks/photographs.py coco --root COCO --out build/coco-mini
 
 ROOT has JPEGImages/, SegmentationClass/, labels.json, train.txt and val.txt; VOC also saliency/.
-Builds the shards, runs configs/{voc,coco}-mini.yaml on two processes, and evaluates.
+Builds the shards, runs configs/{voc,coco}-mini.yaml on two processes, evaluates, and with
+`--results FILE.md` writes a page.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from machine import machine
+
+from auxdist.configfile import load_config
+from auxdist.data.index import load_index
+from auxdist.evaluate.tables import rounds_table
+from auxdist.runfolder import RunFolder
 
 CODE = Path(__file__).resolve().parents[1]
 
@@ -27,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and the run")
     parser.add_argument("--limit", type=int, help="take only so many photographs of each list")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--results", type=Path, help="write a page of results")
     wanted = parser.parse_args()
     root, out = wanted.root.resolve(), wanted.out.resolve()
     build = build_voc if wanted.dataset == "voc" else build_coco
@@ -37,6 +46,29 @@ def main() -> None:
     words = [word for change in changes for word in ("--set", change)]
     run("launch/local.py", "--procs", "2", config, "--run", out / "run", *words)
     run("-m", "auxdist.cli", "evaluate", out / "run", "--procs", "2")
+    if wanted.results:
+        wanted.results.write_text(page(wanted.dataset, RunFolder(out / "run")))
+
+
+def page(dataset: str, run: RunFolder) -> str:
+    """The measurements of a run."""
+    title, root = f"{dataset}-mini: the whole loop on real photographs", dataset.upper()
+    command = f"python benchmarks/photographs.py {dataset} --root {root} --out build/{dataset}-mini"
+    config = load_config(run.config)
+    images = [len_of(folder) for folder in (config.data.train, config.data.val or "")]
+    return (
+        f"# {title}\n\n`{command}`\non {machine()}\n\n"
+        f"{images[0]} photographs to learn from, {images[1]} to measure on; backbone "
+        f"`{config.model.backbone}`, {config.classifier.epochs} epochs of the classifier, "
+        f"{config.train.epochs} of each round. The backbone starts from random weights, so this "
+        "shows that everything works on real data, not what the method can do.\n\n"
+        f"```\n{rounds_table(run, config.train.rounds)}\n```\n"
+    )
+
+
+def len_of(folder: str) -> int:
+    """Images in a folder of shards."""
+    return load_index(folder).num_samples
 
 
 def build_voc(root: Path, out: Path, split: str, listed: Path) -> None:

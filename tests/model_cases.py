@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from auxdist.config import METHOD_AFFINITY, Method, ModelConfig
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.backbone import IMAGENET_MEAN, IMAGENET_STD
 from auxdist.model.builder import build
 from auxdist.model.losses import count
 from auxdist.records import Batch, Normaliser
@@ -21,6 +22,8 @@ class GivenFeatures(nn.Module):
     """A backbone whose features are its input."""
 
     stride = 8
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()

@@ -90,8 +90,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for verb in ("check", "status", "report", "evaluate", "predict", "labels"):
-        assert re.search(rf"^    {verb} +\w", out, re.MULTILINE)
+    verbs = ("check", "status", "report", "evaluate", "predict", "import-weights", "labels")
+    for verb in verbs:
+        assert re.search(rf"^    {verb}\s+\w", out, re.MULTILINE)
 
 
 def test_check_of_a_good_configuration(

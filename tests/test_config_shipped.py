@@ -34,7 +34,14 @@ def steps_of_a_round(config: Config, num_samples: int) -> int:
 
 
 def test_the_shipped_files_are_those_that_the_tests_know() -> None:
-    assert SHIPPED == ["clusters/example.yaml", "coco.yaml", "demo.yaml", "voc.yaml"]
+    assert SHIPPED == [
+        "clusters/example.yaml",
+        "coco-mini.yaml",
+        "coco.yaml",
+        "demo.yaml",
+        "voc-mini.yaml",
+        "voc.yaml",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -80,7 +80,7 @@ def test_these_tests_run_with_the_pinned_versions() -> None:
 def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None:
     providers = importlib.metadata.packages_distributions()
     used = {provider.lower() for name in imported() for provider in providers.get(name, [name])}
-    assert sorted(used) == sorted(RUNTIME | EXTRAS["deepspeed"])
+    assert sorted(used) == sorted(RUNTIME | EXTRAS["deepspeed"] | EXTRAS["pretrained"])
 
 
 def test_auxdist_and_its_help_do_not_import_torch() -> None:
@@ -160,6 +160,17 @@ def test_the_readme_shows_the_demo_and_the_slurm_line() -> None:
     found = commands(README.read_text("utf-8"))
     assert ["make", "demo"] in found
     assert any(words[:2] == ["python", "launch/slurm.py"] for words in found)
+
+
+def test_every_test_that_the_readme_names_for_a_promise_exists() -> None:
+    page = README.read_text("utf-8")
+    files = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert len(files) >= 10
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"`(test_\w+)`", page)
+    assert len(names) >= 5
+    assert [name for name in names if f"def {name}(" not in written] == []
 
 
 def test_the_commands_of_make_demo_exist_with_their_options() -> None:

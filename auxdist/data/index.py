@@ -32,7 +32,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a shard. `members` by extension: "jpg", "json", "sal.png", "gt.png", "seg.png"."""
+    """One sample of a shard. `members` are its files by extension: "jpg", "json", "sal.png", .."""
 
     key: str
     width: int
@@ -105,7 +105,7 @@ def write_table(tar: Path, samples: list[Sample]) -> str:
     return hashlib.sha256(table_path(tar).read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def read_table(path: Path, sha256: str) -> tuple[Sample, ...]:
     """Read and check a table of samples.
 
@@ -120,8 +120,8 @@ def read_table(path: Path, sha256: str) -> tuple[Sample, ...]:
         ) from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(
-            f"{path}: its sha256 is {found[:12]}..., the index says {sha256[:12]}...; the table does "
-            "not belong to this index or is damaged. Build or copy the shards anew."
+            f"{path}: its sha256 is {found[:12]}..., the index says {sha256[:12]}...; the table "
+            "does not belong to this index or is damaged. Build or copy the shards anew."
         )
     return tuple(_sample(row) for row in json.loads(content)["samples"])
 

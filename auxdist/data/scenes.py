@@ -73,7 +73,7 @@ DISTRACTOR_RADIUS = (0.06, 0.11)
 """Smallest and largest, as parts of the image's shorter side; of a single object."""
 
 
-USUAL_BODY = 0.6
+USUAL_BODY = 0.85
 """So often an object has the body of its class; else it has any of the bodies."""
 
 
@@ -107,7 +107,7 @@ def draw_scene(seed: int, split: str, number: int, size: int) -> Scene:
     num_objects = int(random.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     smallest, largest = (radius / num_objects**0.15 for radius in OBJECT_RADIUS)  # room for all
     objects = _places(random, [], num_objects, (smallest, largest), (height, width))
-    num_distractors = int(random.integers(1, 4))
+    num_distractors = int(random.integers(1, 3))
     for place in _places(random, objects, num_distractors, DISTRACTOR_RADIUS, (height, width)):
         _draw_distractor(random, canvas, place)
     for place in objects:

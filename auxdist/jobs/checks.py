@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from auxdist.config import Config
+from auxdist.config import IMAGENET, Config
 from auxdist.data.index import Index, load_index
-from auxdist.errors import DataError
+from auxdist.errors import ConfigError, DataError
+from auxdist.pretrained import imagenet_file
 from auxdist.runfolder import RunFolder
 from auxdist.validation import validate
 
-_PARAMETERS = {"resnet38": 115e6, "small": 2e6}
+_PARAMETERS = {"resnet38": 116e6, "efficientnet-lite0": 8e6, "small": 2e6}
 """Parameters of the networks, roughly and rather too many."""
 _LABEL_BYTES = 60_000
 """Size of the pseudo labels of one image (segmentation and 8-bit saliency), rather too large."""
@@ -45,8 +46,17 @@ def _weights(config: Config) -> Iterator[str]:
         ("model.weights", config.model.weights),
         ("classifier.weights", config.classifier.weights),
     ):
-        if path and not Path(path).is_file():
+        if key == "model.weights" and path == IMAGENET:
+            yield from _package()
+        elif path and not Path(path).is_file():
             yield f"{key} is {path}, but there is no such file; give a .safetensors or .pth file."
+
+
+def _package() -> Iterator[str]:
+    try:
+        imagenet_file()
+    except ConfigError as error:
+        yield str(error)
 
 
 def _shards(config: Config, run: RunFolder) -> list[str]:

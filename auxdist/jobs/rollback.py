@@ -51,7 +51,8 @@ def roll_back(run: RunFolder, round: int) -> Path | None:
 
 def _later(run: RunFolder, round: int) -> Iterator[Path]:
     """What there is after the labels of `round`, the newest first."""
-    yield from (path for path in (run.complete, run.failure, run.report) if path.exists())
+    ends = (run.complete, run.failure, run.report, run.examples)
+    yield from (path for path in ends if path.exists())
     for later in reversed(range(round, _last_round(run) + 1)):
         yield from run.evaluations("labels", later + 1)
         yield from (path for path in [run.labels(later + 1)] if path.exists())

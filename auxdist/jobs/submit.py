@@ -16,7 +16,7 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 import auxdist
-from auxdist.config import Config
+from auxdist.config import IMAGENET, Config
 from auxdist.configfile import dump_config, load_config, located
 from auxdist.errors import ConfigError, LaunchError
 from auxdist.jobs.checks import problems, sbatch_problems
@@ -186,7 +186,7 @@ def last_job(run: RunFolder) -> str | None:
 
 def _with_absolute_paths(config: Config) -> Config:
     def absolute(path: str | None) -> str | None:
-        return str(Path(path).absolute()) if path else path
+        return str(Path(path).absolute()) if path and path != IMAGENET else path
 
     data = replace(
         config.data, train=absolute(config.data.train) or "", val=absolute(config.data.val)

@@ -24,8 +24,6 @@ from auxdist.ops.affinity_rows import Keys, Mixer
 from auxdist.records import Outputs
 
 TASKS = ("seg", "sal")
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,8 @@ class AuxSegNet(nn.Module):
         self.cross_att = _mixer()
         if affinity.unary:
             self._add_unary(branch_channels)
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
     def prepare(self, image: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> normalised; 0 outside `extent` (B, 2), the height and width."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from auxdist.config import ModelConfig
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.model.backbone import Backbone
+from auxdist.model.efficientnet import EfficientNetLite0
 from auxdist.model.resnet38 import ResNet38
 from auxdist.model.small import SmallBackbone
 
@@ -15,6 +16,15 @@ def build(config: ModelConfig) -> AuxSegNet:
     Raises:
         ConfigError: switches of `config.affinity` that contradict one another.
     """
-    small = config.backbone == "small"
-    backbone: Backbone = SmallBackbone(config.small_width) if small else ResNet38()
+    backbone = _backbone(config)
     return AuxSegNet(backbone, config.num_classes, config.branch_channels, config.affinity)
+
+
+def _backbone(config: ModelConfig) -> Backbone:
+    match config.backbone:
+        case "resnet38":
+            return ResNet38()
+        case "efficientnet-lite0":
+            return EfficientNetLite0()
+        case "small":
+            return SmallBackbone(config.small_width)

@@ -5,10 +5,10 @@ conv1a is frozen, and so is every BatchNorm: a fixed affine map per channel, in 
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from auxdist.model.backbone import IMAGENET_MEAN, IMAGENET_STD
+from auxdist.model.batchnorm import FrozenBatchNorm
 from auxdist.model.dropout import KeyedDropout2d
 
 _STAGES = (
@@ -25,6 +25,8 @@ class ResNet38(nn.Module):
 
     out_channels = 4096
     stride = 8
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,31 +62,6 @@ class ResNet38(nn.Module):
             if isinstance(module, FrozenBatchNorm):
                 frozen |= {id(p) for p in module.parameters()}
         return [p for p in self.parameters() if id(p) not in frozen]
-
-
-class FrozenBatchNorm(nn.Module):
-    """ReLU(BatchNorm(x)) with fixed statistics, weight and bias.
-
-    As a product and a sum with constants autograd keeps no input of it for the backward pass.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(channels), requires_grad=False)
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w), the same shape."""
-        scale = (self.weight / (self.running_var + self.eps).sqrt()).detach()
-        shift = (self.bias - self.running_mean * scale).detach()
-        shape = (1, -1, 1, 1)
-        return F.relu(torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype))
 
 
 class ResBlock(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from auxdist.model.backbone import IMAGENET_MEAN, IMAGENET_STD
 from auxdist.model.dropout import KeyedDropout2d
 
 
@@ -15,6 +16,8 @@ class SmallBackbone(nn.Module):
     """Pre-activation residual blocks, stride 8, 4 * width channels."""
 
     stride = 8
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights from files into a network: our own, PSA's classifier and published AuxSegNets."""
+"""Weights from files into a network: our own, and published ones under their authors' names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,36 @@ from torch import Tensor, nn
 
 from auxdist.errors import CheckpointError
 
-_BACKBONE = re.compile(r"(conv1a|b[2-7](_\d)?|bn7)\.")
+BACKBONE = ("backbone.",)
+"""What weights to start from have of a network."""
 CLASSIFIER = ("backbone.", "fc8.")
 """What a classifier, like PSA's, has of a network."""
-_DEAD = re.compile(r"(seg|sal)_att\.(g|W_z)\.|.*\.num_batches_tracked$")
+_PUBLISHED = {
+    # PSA's classifier and AuxSegNet; the heads of AuxSegNet are called so here too
+    r"(conv1a|b[2-7](?:_\d)?|bn7)": r"\1",
+    # EfficientNet-Lite, as the PyTorch ports of EfficientNet call it
+    r"_conv_stem": "stem.conv",
+    r"_bn0": "stem.norm",
+    r"_blocks\.(\d+)\._expand_conv": r"blocks.\1.expand.conv",
+    r"_blocks\.(\d+)\._bn0": r"blocks.\1.expand.norm",
+    r"_blocks\.(\d+)\._depthwise_conv": r"blocks.\1.depthwise.conv",
+    r"_blocks\.(\d+)\._bn1": r"blocks.\1.depthwise.norm",
+    r"_blocks\.(\d+)\._project_conv": r"blocks.\1.project.conv",
+    r"_blocks\.(\d+)\._bn2": r"blocks.\1.project.norm",
+}
+"""Beginnings of published names of a backbone's layers, and ours after "backbone."."""
+_DEAD = re.compile(
+    r"(seg|sal)_att\.(g|W_z)\."  # published AuxSegNets carry these and never use them
+    r"|_(conv_head|bn1|fc)\."  # the ImageNet classifier
+    r"|.*\.num_batches_tracked$"
+)
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """Names of tensors that were `loaded`, that the file lacks, and that the network lacks."""
+    """Names of tensors that both have, that the file lacks, and that the network lacks."""
 
-    loaded: tuple[str, ...]
+    matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
@@ -51,24 +70,20 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published names -> ours: the backbone's get their prefix, weights never used are dropped.
 
-    Takes PSA's classifier (conv1a, b2 .. bn7, fc8) and published AuxSegNets, also as saved from
+    Takes PSA's classifier, published AuxSegNets and EfficientNet-Lites, also as saved from
     DataParallel ("module."). Our own names stay as they are.
     """
-    renamed = {}
-    for name, tensor in state.items():
-        short = name.removeprefix("module.")
-        if not _DEAD.match(short):
-            renamed[f"backbone.{short}" if _BACKBONE.match(short) else short] = tensor
-    return renamed
+    short = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {_own_name(name): tensor for name, tensor in short.items() if not _DEAD.match(name)}
 
 
-def apply_weights(
+def compare_weights(
     net: nn.Module,
     state: Mapping[str, Tensor],
     required: tuple[str, ...] = CLASSIFIER,
     where: str = "weights",
 ) -> WeightReport:
-    """Copy `state` into `net`; nothing is changed when it does not fit.
+    """Which tensors of `net`, by name and shape alone, `state` has.
 
     Args:
         required: beginnings of names that `state` must have if `net` has them; "" is all
@@ -78,7 +93,8 @@ def apply_weights(
         CheckpointError: a tensor of another shape, or a required one missing.
     """
     own = net.state_dict()
-    for name in own.keys() & state.keys():
+    matched = [name for name in own if name in state]
+    for name in matched:
         if own[name].shape != state[name].shape:
             raise CheckpointError(
                 f"{where}: tensor {name} has shape {tuple(state[name].shape)}, but "
@@ -92,11 +108,34 @@ def apply_weights(
             f"{where}: {len(lacking)} of the network's {len(own)} tensors are missing, first "
             f"{lacking[0]}; use weights of the same backbone and method."
         )
-    loaded = sorted(own.keys() & state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    return WeightReport(tuple(sorted(matched)), tuple(missing), tuple(unexpected))
+
+
+def apply_weights(
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    required: tuple[str, ...] = CLASSIFIER,
+    where: str = "weights",
+) -> WeightReport:
+    """Copy `state` into `net`, after `compare_weights`; nothing is changed when it does not fit.
+
+    Raises:
+        CheckpointError: a tensor of another shape, or a required one missing.
+    """
+    report = compare_weights(net, state, required, where)
+    own = net.state_dict()
     with torch.no_grad():
-        for name in loaded:
+        for name in report.matched:
             own[name].copy_(state[name])
-    return WeightReport(tuple(loaded), tuple(missing), tuple(sorted(state.keys() - own.keys())))
+    return report
+
+
+def _own_name(name: str) -> str:
+    for published, ours in _PUBLISHED.items():
+        if match := re.match(rf"{published}\.", name):
+            return f"backbone.{match.expand(ours)}.{name[match.end() :]}"
+    return name
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def render(run: RunFolder) -> str:
         rows=rows,
         settings=_settings(config),
         yaml=dump_config(config),
-        panels=_panels(run),
+        examples=_examples(run),
         **_class_facts(run, config),
         **_charts(run, config, rows),
     )
@@ -216,12 +216,11 @@ def _settings(config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def _panels(run: RunFolder) -> list[tuple[str, str]]:
-    """Pictures in run/panels as (name, data URL)."""
-    return [
-        (path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
-        for path in sorted((run.root / "panels").glob("*.png"))
-    ]
+def _examples(run: RunFolder) -> str:
+    """The picture of examples as a data URL; empty before it is made."""
+    if not run.examples.exists():
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(run.examples.read_bytes()).decode()}"
 
 
 def _state(run: RunFolder) -> str:

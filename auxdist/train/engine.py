@@ -1,4 +1,4 @@
-"""How gradients of all ranks become one update: one Protocol, two engines (ddp.py, zero.py)."""
+"""How gradients of all ranks become one update: what every engine (ddp.py, zero.py) offers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from auxdist.config import OptimiserConfig, TrainConfig
+from auxdist.config import OptimiserConfig
 from auxdist.records import Batch, Losses, Normaliser
-from auxdist.world import World
 
 
 @dataclass(frozen=True)
@@ -61,37 +60,6 @@ class Engine(Protocol):
     def state(self) -> State:
         """The whole training state, on every rank (all ranks must call it)."""
         ...
-
-
-class Cast(nn.Module):
-    """Runs a module under autocast to `dtype`; weights and gradients stay fp32."""
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.module = module
-        self.dtype = dtype
-
-    def forward(self, batch: Batch, normaliser: Normaliser) -> Losses:
-        """`module` of the same arguments."""
-        device = batch.image.device.type
-        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
-            losses: Losses = self.module(batch, normaliser)
-        return losses
-
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def make_engine(trainee: Trainee, config: TrainConfig, world: World) -> Engine:
-    """The engine that the configuration asks for."""
-    module = Cast(trainee.objective, PRECISIONS[config.precision])
-    if config.engine == "deepspeed":
-        from auxdist.train.zero import ZeroEngine
-
-        return ZeroEngine(trainee, module, world)
-    from auxdist.train.ddp import DdpEngine
-
-    return DdpEngine(trainee, module, world)
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:

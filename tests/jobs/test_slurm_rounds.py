@@ -39,7 +39,7 @@ def test_four_interrupted_nodes_equal_one_machine(cluster: Cluster, tmp_path: Pa
     call(*local_command(here, shards, procs=4))
     for rank in range(4):
         order = by_step(here, "keys", "keys", rank)
-        assert len(order) == NUM_TRAIN // 16 + 2 * 2 * NUM_TRAIN // 8
+        assert len(order) == NUM_TRAIN // 8 + 2 * 2 * NUM_TRAIN // 8
         assert by_step(remote, "keys", "keys", rank) == order
     losses = by_step(here, "step", "loss")
     assert by_step(remote, "step", "loss") == pytest.approx(losses, rel=1e-5)

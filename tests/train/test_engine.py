@@ -14,7 +14,8 @@ from auxdist.config import OptimiserConfig, TrainConfig
 from auxdist.errors import Diverged
 from auxdist.model.losses import count
 from auxdist.records import Batch, Losses, Normaliser
-from auxdist.train.engine import State, Trainee, make_engine
+from auxdist.train.engine import State, Trainee
+from auxdist.train.engines import make_engine
 from auxdist.world import World
 
 ROWS, STEPS = 8, 4

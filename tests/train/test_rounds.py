@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from ranks import run_ranks
@@ -173,6 +174,7 @@ def test_a_whole_run_leaves_labels_checkpoints_and_measurements(finished: Path) 
     assert gamma["seg"] != 0
     assert read_manifest(run.labels(0)).gamma == {}, "CAMs of the classifier know no affinity"
     assert final_checkpoint(run, 0).position.step == 12
+    assert cv2.imread(str(run.examples)) is not None
 
 
 def test_labels_and_weights_are_the_same_without_any_ground_truth(

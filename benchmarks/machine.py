@@ -1,0 +1,21 @@
+"""What the figures of a benchmark were measured on."""
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "numba")
+
+
+def machine() -> str:
+    """Processor, cores, versions, load and date, as a sentence."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+    processor = names[0].split(":")[1].strip() if names else platform.processor()
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{processor}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), "
+        f"Python {platform.python_version()}, {versions}; {date.today()}."
+    )

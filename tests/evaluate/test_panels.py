@@ -1,0 +1,31 @@
+"""The picture of examples has a row an image and a column a round."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+from smallrun import do_tasks, make_data, small_config
+
+from auxdist.data.index import load_index
+from auxdist.evaluate.panels import GAP, HEADER, NUM_IMAGES, TILE, save_panels
+from auxdist.labels.store import open_labels
+from auxdist.runfolder import RunFolder
+from auxdist.world import World
+
+
+@pytest.mark.parametrize(("ground_truth", "columns"), [(True, 5), (False, 4)])
+def test_rows_are_images_and_columns_their_maps(
+    tmp_path: Path, ground_truth: bool, columns: int
+) -> None:
+    make_data(tmp_path, ground_truth=ground_truth)
+    run = RunFolder(tmp_path / "run")
+    do_tasks(run, small_config(tmp_path), World(), ("train classifier", "labels round-00"))
+    index = load_index(tmp_path / "train")
+    path = tmp_path / "examples.png"
+    save_panels(path, index, [open_labels(run.labels(0), index)])
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    side = TILE + GAP
+    assert picture.shape == (HEADER + NUM_IMAGES * side, columns * side, 3)
+    image_row = picture[HEADER : HEADER + side, :side]
+    assert image_row[: TILE // 2, : TILE // 2].std() > 5  # a photograph, not an empty square
