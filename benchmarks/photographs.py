@@ -25,6 +25,8 @@ from auxdist.evaluate.tables import rounds_table
 from auxdist.runfolder import RunFolder
 
 CODE = Path(__file__).resolve().parents[1]
+SHARDS = ("--samples-per-shard", "20")
+"""Processes share a refresh by shards, so a few hundred images need small ones."""
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def build_voc(root: Path, out: Path, split: str, listed: Path) -> None:
     """Shards of VOC photographs; training learns from labels.json, the masks only measure."""
     saliency = ("--saliency", root / "saliency") if split == "train" else ("--no-saliency",)
     labels = ("--labels", root / "labels.json")
-    run("shards/build_voc.py", root, out / split, "--list", listed, *labels, *saliency)
+    run("shards/build_voc.py", root, out / split, "--list", listed, *labels, *saliency, *SHARDS)
 
 
 def build_coco(root: Path, out: Path, split: str, listed: Path) -> None:
@@ -84,7 +86,8 @@ def build_coco(root: Path, out: Path, split: str, listed: Path) -> None:
     run("tests/coco_instances.py", root, listed, instances)
     saliency = () if split == "train" else ("--no-saliency",)
     images = root / "JPEGImages"
-    run("shards/build_coco.py", images, out / split, "--instances", instances, *saliency)
+    given = ("--instances", instances)
+    run("shards/build_coco.py", images, out / split, *given, *saliency, *SHARDS)
 
 
 def keys(root: Path, out: Path, split: str, limit: int | None) -> Path:
