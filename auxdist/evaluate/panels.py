@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -31,7 +31,9 @@ def save_panels(path: Path, index: Index, rounds: Sequence[LabelSet]) -> None:
     Raises:
         DataError: an image or its labels cannot be read.
     """
-    rows = [_row(_tiles(index, rounds, shard, sample)) for shard, sample in _chosen(index)]
+    bad = {key for labels in rounds for key in labels.manifest.quarantined}
+    chosen = _chosen(index, bad)
+    rows = [_row(_tiles(index, rounds, shard, sample)) for shard, sample in chosen]
     titles = ["image", "saliency", "CAM only", *(f"round {n}" for n in range(len(rounds)))]
     titles += ["truth"] * index.ground_truth
     picture = np.concatenate([_header(titles), *rows])
@@ -39,12 +41,12 @@ def save_panels(path: Path, index: Index, rounds: Sequence[LabelSet]) -> None:
         temporary.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
-def _chosen(index: Index) -> Iterator[tuple[int, Sample]]:
+def _chosen(index: Index, bad: Collection[str]) -> Iterator[tuple[int, Sample]]:
     """The first images with a class of evenly spread shards, or more of each if they are few."""
     num_shards = len(index.shards)
     step, each = max(1, num_shards // NUM_IMAGES), -(-NUM_IMAGES // num_shards)
     for shard in range(0, num_shards, step)[:NUM_IMAGES]:
-        labelled = [sample for sample in index.samples(shard) if sample.classes]
+        labelled = [s for s in index.samples(shard) if s.classes and s.key not in bad]
         for sample in labelled[:each]:
             yield shard, sample
 

@@ -138,8 +138,9 @@ class Rounds:
 
         def do() -> None:
             rounds = [self._labels(round) for round in range(self._config.train.rounds + 1)]
-            if self._around.world.is_main:
-                save_panels(path, self._index, rounds)
+            with self._around.world.failing_together():
+                if self._around.world.is_main:
+                    save_panels(path, self._index, rounds)
 
         return Task("examples", path.exists, do)
 

@@ -1,5 +1,6 @@
 """The picture of examples has a row an image and a column a round."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,3 +30,17 @@ def test_rows_are_images_and_columns_their_maps(
     assert picture.shape == (HEADER + NUM_IMAGES * side, columns * side, 3)
     image_row = picture[HEADER : HEADER + side, :side]
     assert image_row[: TILE // 2, : TILE // 2].std() > 5  # a photograph, not an empty square
+
+
+def test_an_image_that_could_not_be_read_is_no_example(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    do_tasks(run, small_config(tmp_path), World(), ("train classifier", "labels round-00"))
+    index = load_index(tmp_path / "train")
+    labels = open_labels(run.labels(0), index)
+    bad = {sample.key: "damaged" for sample in index.samples(0)}
+    labels = replace(labels, manifest=replace(labels.manifest, quarantined=bad))
+    save_panels(tmp_path / "examples.png", index, [labels])
+    picture = cv2.imread(str(tmp_path / "examples.png"))
+    assert picture is not None
+    assert len(picture) == HEADER + (NUM_IMAGES - NUM_IMAGES // 4) * (TILE + GAP)
