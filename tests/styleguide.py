@@ -303,13 +303,13 @@ def shadowing_file(path: str) -> list[str]:
 
 
 _LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
-_WORKPLACE = re.compile(r"/(?:home|root)/")
+_OWN_PATH = re.compile(r"(?<![\w.}])/(?:home/(?!me/)|root/|Users/|work/)")
 
 
 def leftovers(path: str, text: str) -> list[str]:
     """Notes of unfinished work, and paths of the machine where somebody wrote the file."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
-        if match := _LEFTOVERS.search(line) or _WORKPLACE.search(line):
+        if match := _LEFTOVERS.search(line) or _OWN_PATH.search(line):
             found.append(f"{path}:{number}: {match[0]!r} does not belong here")
     return found

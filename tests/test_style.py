@@ -67,7 +67,7 @@ def test_every_file_is_named_after_what_it_is() -> None:
     assert [told for source in EVERYTHING for told in styleguide.nameless_file(source.path)] == []
 
 
-def test_nothing_is_left_over_and_no_file_names_a_workplace() -> None:
+def test_nothing_is_left_over_and_no_file_names_a_path_of_its_author() -> None:
     texts = {source.path: source.text for source in EVERYTHING}
     texts |= {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in TEXTS}
     assert len(texts) > len(EVERYTHING) + 5
@@ -233,4 +233,4 @@ def test_vague_shadowing_and_leftover_names_are_seen() -> None:
     assert styleguide.leftovers("a.md", "one\n# TO" + "DO: two") == [
         "a.md:2: 'TO" + "DO' does not belong here"
     ]
-    assert styleguide.leftovers("a.md", "see /wo" + "rk/main")
+    assert styleguide.leftovers("a.md", "see /ho" + "me/ann/main")
