@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from auxdist.errors import DataError, LaunchError, PeerFailed
+from auxdist.errors import DataError, LaunchError, PeerFailed, Stopped
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -128,10 +128,15 @@ def leave() -> None:
 def joined(device: str = "auto", timeout_s: float = 1800.0) -> Iterator[World]:
     """`join` for the length of a with block.
 
-    After an error the group is left without waiting for the other ranks, which may be dead.
+    The group is left in order at its end and when all ranks stop. After any other error it is not:
+    the other ranks may be dead, and leaving could wait for them.
     """
     world = join(device, timeout_s)
-    yield world
+    try:
+        yield world
+    except Stopped:
+        leave()
+        raise
     leave()
 
 

@@ -13,7 +13,7 @@ import time
 
 from auxdist.config import Config
 from auxdist.errors import DataError, Stopped
-from auxdist.jobs.job import Job, main
+from auxdist.jobs.job import Job, leave_process, main
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag
 from auxdist.world import World
@@ -54,4 +54,4 @@ def misbehave(run: RunFolder, plan: dict, world: World, step: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(CountingJob(sys.argv[1])))
+    leave_process(main(CountingJob(sys.argv[1])))

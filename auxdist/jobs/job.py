@@ -161,5 +161,18 @@ def _finish(run: RunFolder, config: Config) -> None:
     write_report(run)
 
 
+def leave_process(code: int) -> None:
+    """End this process.
+
+    After an error the process group was not left (see world.joined), and the threads that it still
+    has would abort an orderly exit, which would hide the exit code.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == EXIT_ERROR:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Job(sys.argv[1])))
+    leave_process(main(Job(sys.argv[1])))

@@ -272,11 +272,11 @@ def test_closing_early_leaves_no_process(index: Index) -> None:
 
 
 def test_the_training_process_keeps_its_own_signal_handlers(index: Index) -> None:
-    before = signal.getsignal(signal.SIGCHLD)
+    numbers = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
     running = stream(index, replace(DATA, workers=1))
     next(running)
-    assert signal.getsignal(signal.SIGCHLD) == before
-    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    assert [signal.getsignal(number) for number in numbers] == before
     running.close()  # type: ignore[attr-defined]
 
 
