@@ -49,13 +49,14 @@ def main() -> None:
     run("launch/local.py", "--procs", "2", config, "--run", out / "run", *words)
     run("-m", "auxdist.cli", "evaluate", out / "run", "--procs", "2")
     if wanted.results:
-        wanted.results.write_text(page(wanted.dataset, RunFolder(out / "run")))
+        wanted.results.write_text(page(wanted.dataset, wanted.set, RunFolder(out / "run")))
 
 
-def page(dataset: str, run: RunFolder) -> str:
-    """The measurements of a run."""
+def page(dataset: str, changes: list[str], run: RunFolder) -> str:
+    """The measurements of a run, whose config had those changes."""
     title, root = f"{dataset}-mini: the whole loop on real photographs", dataset.upper()
     command = f"python benchmarks/photographs.py {dataset} --root {root} --out build/{dataset}-mini"
+    command += "".join(f" --set {change}" for change in changes)
     config = load_config(run.config)
     images = [len_of(folder) for folder in (config.data.train, config.data.val or "")]
     return (
