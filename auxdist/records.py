@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from auxdist.ops.affinity import CrossTaskAffinity
+    from auxdist.ops.affinity import Affinity
 
 IGNORE = 255
 """Label of a pixel that no dense loss looks at."""
@@ -68,18 +68,22 @@ class Outputs:
 
     classes               (B, C) logits of the image-level classifier
     cam                   (B, C, h, w) raw class activation maps
-    saliency              (B, 1, h, w) logits before, `saliency_refined` after cross-task refinement
+    saliency              (B, 1, h, w) logits before, `saliency_refined` after refinement; None in a
+                          network without the saliency branch
     segmentation          (B, C+1, h, w) logits before, `segmentation_refined` after refinement
-    affinity              the cross-task affinity A_CT as an operator on (B, K, h, w) maps
+    affinity              the cross-task affinity A_CT as an operator on (B, K, h, w) maps, or what
+                          takes its place in ablations
+
+    Where nothing refines, the refined logits are those before.
     """
 
     classes: Tensor
     cam: Tensor
-    saliency: Tensor
-    saliency_refined: Tensor
+    saliency: Tensor | None
+    saliency_refined: Tensor | None
     segmentation: Tensor
     segmentation_refined: Tensor
-    affinity: CrossTaskAffinity
+    affinity: Affinity
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from auxdist.config import IMAGENET, Config, LaunchConfig, OptimiserConfig
+from auxdist.config import (
+    IMAGENET,
+    AffinityConfig,
+    BranchesConfig,
+    Config,
+    LaunchConfig,
+    OptimiserConfig,
+)
 
 
 def validate(config: Config, num_ranks: int | None = None) -> list[str]:
@@ -78,6 +85,7 @@ _RANGES: dict[str, _Range] = {
     "data.shuffle_shards": _from(1, 16),
     "data.workers": _from(0, 2),
     "data.bad_sample_budget": _from(0, 10),
+    "data.image_scale": _above(0, 1),
     "data.crop.size": _from(32, 321),
     "data.crop.scale_min": _above(0, 0.7),
     "data.crop.flip_probability": _Range(0, 1, 0.5),
@@ -147,11 +155,30 @@ def _crop(config: Config) -> Iterator[str]:
 
 
 def _affinity(config: Config) -> Iterator[str]:
-    affinity = config.model.affinity
+    yield from contradictions(config.model.affinity, config.model.branches)
+
+
+def contradictions(affinity: AffinityConfig, branches: BranchesConfig) -> Iterator[str]:
+    """Switches of the network that cannot be set together."""
     if affinity.unary_pred != "off" and not affinity.unary:
         yield (
             f"model.affinity.unary_pred is {affinity.unary_pred}, but model.affinity.unary is "
             'false; use unary_pred: "off", or unary: true.'
+        )
+    if affinity.unary_pred != "off" and affinity.predictions == "off":
+        yield (
+            f"model.affinity.unary_pred is {affinity.unary_pred}, but model.affinity.predictions "
+            'is off; use unary_pred: "off", or predictions: cross.'
+        )
+    if affinity.unary and affinity.unary_pred == "off" and not affinity.features:
+        yield (
+            "model.affinity.unary is true, but neither features nor predictions use it; use "
+            "unary: false, or model.affinity.features: true."
+        )
+    if affinity.predictions == "cross" and not branches.saliency:
+        yield (
+            "model.affinity.predictions is cross, but model.branches.saliency is false, so there "
+            "is one task only; use predictions: own."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from auxdist.config import METHOD_AFFINITY, Method, ModelConfig
+from auxdist.config import METHOD_AFFINITY, BranchesConfig, Method, ModelConfig
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.model.backbone import IMAGENET_MEAN, IMAGENET_STD
 from auxdist.model.builder import build
@@ -36,7 +36,12 @@ class GivenFeatures(nn.Module):
         return []
 
 
-def small_net(method: Method = "auxsegnet+", seed: int = 0, **switches: Any) -> AuxSegNet:
+def small_net(
+    method: Method = "auxsegnet+",
+    seed: int = 0,
+    branches: BranchesConfig = BranchesConfig(),  # noqa: B008  (frozen)
+    **switches: Any,
+) -> AuxSegNet:
     """A narrow network with the small backbone, in fp64; `switches` of AffinityConfig."""
     torch.manual_seed(seed)
     affinity = replace(METHOD_AFFINITY[method], **switches)
@@ -47,6 +52,7 @@ def small_net(method: Method = "auxsegnet+", seed: int = 0, **switches: Any) -> 
         small_width=8,
         branch_channels=16,
         affinity=affinity,
+        branches=branches,
     )
     return build(config).double()
 

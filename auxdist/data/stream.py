@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
@@ -150,6 +150,7 @@ class _Steps(Dataset[Any]):
         draw = draw_sample(
             plan.seed, plan.round, epoch, sample.key, crop=crop, batch_scale=batch_scale
         )
+        draw = replace(draw, scale=draw.scale * self.data.image_scale)
         return augment(image, labels, draw, crop)
 
 

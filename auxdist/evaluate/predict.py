@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auxdist.config import EvaluateConfig
+from auxdist.config import Config
 from auxdist.data.augment import rescale
 from auxdist.evaluate.windows import Blend, intervals
 from auxdist.model.auxsegnet import AuxSegNet
@@ -29,21 +29,24 @@ class Inference:
     scales  of the image; at each pixel and class the highest probability over them counts
     crf     refine the probabilities by the segmentation CRF
     window  longest side in pixels of what goes through the network at once; 0: any
+    image_scale  multiplies all scales
     """
 
     scales: tuple[float, ...] = (1.0,)
     crf: bool = False
     window: int = 0
+    image_scale: float = 1.0
 
     @classmethod
-    def single_scale(cls, config: EvaluateConfig) -> Inference:
-        """The image as it is."""
-        return cls(window=config.window)
+    def single_scale(cls, config: Config) -> Inference:
+        """The image as it is in training."""
+        return cls(window=config.evaluate.window, image_scale=config.data.image_scale)
 
     @classmethod
-    def post_processed(cls, config: EvaluateConfig) -> Inference:
+    def post_processed(cls, config: Config) -> Inference:
         """Several scales and the CRF."""
-        return cls(config.scales, config.crf, config.window)
+        wanted = config.evaluate
+        return cls(wanted.scales, wanted.crf, wanted.window, config.data.image_scale)
 
     @property
     def text(self) -> str:
@@ -90,7 +93,8 @@ def probabilities(
     """
     highest: Tensor | None = None
     for scale in inference.scales:
-        logits = _logits(net, rescale(image, scale), device, inference.window)
+        seen = rescale(image, scale * inference.image_scale)
+        logits = _logits(net, seen, device, inference.window)
         found = _softmax(_upsample(logits, image.shape[:2]))
         highest = found if highest is None else torch.maximum(highest, found, out=highest)
         del found  # else the next scale would be the third array in memory

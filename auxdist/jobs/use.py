@@ -62,7 +62,7 @@ class Use:
     def inference(self, config: Config) -> Inference:
         """How the network looks at images."""
         kind = Inference.post_processed if self.post_process else Inference.single_scale
-        return kind(config.evaluate)
+        return kind(config)
 
 
 @dataclass(frozen=True)

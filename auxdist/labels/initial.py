@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from auxdist.config import LabelsConfig
+from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.fuse import agreement, cam_only, fuse, normalise_cam
@@ -23,11 +23,15 @@ from auxdist.model.auxsegnet import AuxSegNet
 
 @dataclass(frozen=True)
 class InitialLabels:
-    """Makes the labels of round 0 (method 2.7, first labels); `net` is in eval mode on `device`."""
+    """Makes the labels of round 0 (method 2.7, first labels); `net` is in eval mode on `device`.
+
+    The network sees images at `image_scale` times the scales of the configuration.
+    """
 
     net: AuxSegNet
     config: LabelsConfig
     device: str = "cpu"
+    image_scale: float = 1.0
 
     @torch.inference_mode()
     def make(self, source: SourceSample) -> LabelMaps:
@@ -58,7 +62,7 @@ class InitialLabels:
         if not source.classes:
             return total
         for scale in self.config.cam_scales:
-            image = self._at_scale(source.image, scale)
+            image = on_device(rescale(source.image, scale * self.image_scale), self.device)
             views = torch.stack([image, image.flip(-1)]) if self.config.cam_flip else image[None]
             _, cam = self.net.classify(self.net.prepare(views), None)
             cam = cam[:, list(source.classes)].clamp_min(0)  # (1 or 2, K, h, w)
@@ -68,12 +72,10 @@ class InitialLabels:
                 total += cam[1].flip(-1)
         return normalise_cam(total)
 
-    def _at_scale(self, image: np.ndarray, scale: float) -> Tensor:
-        """(3, H', W') uint8 on the device."""
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        if (height, width) != image.shape[:2]:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return torch.from_numpy(image).permute(2, 0, 1).to(self.device)
+
+def on_device(image: np.ndarray, device: str) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) uint8 on the device."""
+    return torch.from_numpy(image).permute(2, 0, 1).to(device)
 
 
 def original_saliency(source: SourceSample) -> np.ndarray:

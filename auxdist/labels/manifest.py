@@ -31,7 +31,7 @@ class Provenance:
     weights_sha256: str
     """Of the weight file of the network that made them."""
     config_sha256: str
-    """Of the sections `model` and `labels` of the configuration."""
+    """Of the sections `model` and `labels` of the configuration, and of data.image_scale."""
     code_version: str = __version__
     parent_sha256: str = ""
     """Of the manifest of the labels that these are compared with; empty where there are none."""
@@ -43,7 +43,7 @@ class Provenance:
         # no label.
         model = replace(config.model, weights=None)
         labels = replace(config.labels, bad_sample_budget=0, gate=GateConfig())
-        text = json.dumps([asdict(model), asdict(labels)], sort_keys=True)
+        text = json.dumps([asdict(model), asdict(labels), config.data.image_scale], sort_keys=True)
         return cls(weights_sha256, hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auxdist.config import LabelsConfig
+from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.labels.fuse import agreement, fuse, normalise_cam
-from auxdist.labels.initial import original_saliency
+from auxdist.labels.initial import on_device, original_saliency
 from auxdist.labels.statistics import Mixture
 from auxdist.labels.store import LabelMaps
 from auxdist.model.auxsegnet import AuxSegNet
@@ -26,12 +27,13 @@ from auxdist.records import Outputs
 class RefinedLabels:
     """Makes the labels that follow a round (method 2.7, update); `net` is in eval mode on `device`.
 
-    The network sees the whole image at scale 1.
+    The network sees the whole image at once, at `image_scale`.
     """
 
     net: AuxSegNet
     config: LabelsConfig
     device: str = "cpu"
+    image_scale: float = 1.0
 
     @torch.inference_mode()
     def make(self, source: SourceSample) -> LabelMaps:
@@ -41,12 +43,14 @@ class RefinedLabels:
             DataError: the sample has no saliency map.
         """
         original = original_saliency(source)
-        image = torch.from_numpy(source.image).permute(2, 0, 1)[None].to(self.device)
-        outputs = self.net(self.net.prepare(image))
+        image = on_device(rescale(source.image, self.image_scale), self.device)
+        outputs = self.net(self.net.prepare(image[None]))
         cam = self._refined_cam(outputs, source)
-        if not (cam.isfinite().all() and outputs.saliency_refined.isfinite().all()):
+        saliency = self._saliency(outputs, original)
+        if not (cam.isfinite().all() and saliency.isfinite().all()):
             return LabelMaps.not_finite(original.shape)
-        saliency = self._saliency(outputs, source.image, original)
+        if self.config.saliency_crf:
+            saliency = _crf(source.image, saliency)
         labels = fuse(
             cam,
             saliency,
@@ -60,7 +64,7 @@ class RefinedLabels:
             labels.cpu().numpy(),
             stored.cpu().numpy(),
             agreement=agreement(labels, saliency, self.config.saliency_threshold),
-            mixture=Mixture.of(mixing.mean, mixing.std),
+            mixture=Mixture.of(mixing.mean, mixing.std) if mixing else Mixture(),
         )
 
     def _refined_cam(self, outputs: Outputs, source: SourceSample) -> Tensor:
@@ -71,15 +75,19 @@ class RefinedLabels:
         cam = normalise_cam(outputs.cam[0, list(source.classes)])  # (K, h, w)
         return _upsample(outputs.affinity.apply(cam[None]), size)[0]
 
-    def _saliency(self, outputs: Outputs, image: np.ndarray, original: np.ndarray) -> Tensor:
-        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1], after the CRF."""
-        predicted = _upsample(outputs.saliency_refined.float().sigmoid(), original.shape)[0, 0]
-        mean = (predicted + torch.from_numpy(original).to(self.device) / 255) / 2
-        if not self.config.saliency_crf:
-            return mean
-        from auxdist.ops.crf import saliency_crf
+    def _saliency(self, outputs: Outputs, original: np.ndarray) -> Tensor:
+        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1]."""
+        given = torch.from_numpy(original).to(self.device) / 255
+        if outputs.saliency_refined is None:
+            return given
+        predicted = outputs.saliency_refined.float().sigmoid()
+        return (_upsample(predicted, original.shape)[0, 0] + given) / 2
 
-        return torch.from_numpy(saliency_crf(image, mean.cpu().numpy())).to(self.device)
+
+def _crf(image: np.ndarray, saliency: Tensor) -> Tensor:
+    from auxdist.ops.crf import saliency_crf
+
+    return torch.from_numpy(saliency_crf(image, saliency.cpu().numpy())).to(saliency.device)
 
 
 def _upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,6 @@
 """AuxSegNet (ICCV 2021) and what AuxSegNet+ adds to it (method.md 2.2, 2.3 and 4).
 
-Every switch of AffinityConfig is off in the ICCV network; a switch that is off leaves no trace: no
+What AffinityConfig adds is off in the ICCV network; a switch that is off leaves no trace: no
 parameter, no random number, no operation. Parameters are called as in published checkpoints, which
 is why the layers of both branches are attributes of the network itself.
 
@@ -9,29 +9,36 @@ Shape legend: B samples, C foreground classes, N = h w positions, D branch chann
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxdist.config import AffinityConfig
+from auxdist.config import AffinityConfig, BranchesConfig
 from auxdist.errors import ConfigError
 from auxdist.model.backbone import Backbone
 from auxdist.model.dropout import KeyedDropout2d
-from auxdist.ops.affinity import CrossTaskAffinity, TaskAffinity, widen
+from auxdist.ops.affinity import (
+    Affinity,
+    CrossTaskAffinity,
+    OwnAffinity,
+    TaskAffinity,
+    Unrefined,
+    widen,
+)
 from auxdist.ops.affinity_rows import Keys, Mixer
 from auxdist.records import Outputs
-
-TASKS = ("seg", "sal")
+from auxdist.validation import contradictions
 
 
 @dataclass(frozen=True)
 class TaskOutputs:
-    """What one branch computes: its logits (B, K, h, w), A_t, and u_t (B, N) where it is on."""
+    """What one branch computes: its logits (B, K, h, w), A_t, and u_t (B, N), where they are on."""
 
     logits: Tensor
-    affinity: TaskAffinity
+    affinity: TaskAffinity | None
     unary: Tensor | None
 
 
@@ -42,15 +49,18 @@ class AuxSegNet(nn.Module):
         backbone: see backbone.py
         num_classes: C
         branch_channels: D
-        affinity: what AuxSegNet+ adds
+        affinity: what AuxSegNet+ adds, and what of the affinities an ablation leaves out
+        branches: the auxiliary tasks
 
     Raises:
-        ConfigError: a unary prediction is asked for without the unary affinity.
+        ConfigError: switches that contradict one another.
     """
 
     backbone: Backbone
     mean: Tensor
     std: Tensor
+    gamma_seg: nn.Parameter
+    gamma_sal: nn.Parameter
 
     def __init__(
         self,
@@ -58,21 +68,31 @@ class AuxSegNet(nn.Module):
         num_classes: int,
         branch_channels: int = 128,
         affinity: AffinityConfig = AffinityConfig(),  # noqa: B008  (frozen)
+        branches: BranchesConfig = BranchesConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
-        _check(affinity)
+        if problems := list(contradictions(affinity, branches)):
+            raise ConfigError(problems)
         self.affinity = affinity
+        self.branches = branches
         self.backbone = backbone
         self.cls_dropout = KeyedDropout2d(0.5, "cls_dropout")
         self.fc8 = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
         nn.init.xavier_uniform_(self.fc8.weight)
-        for task, outputs in zip(TASKS, (num_classes + 1, 1), strict=True):
+        self.tasks = ("seg", "sal") if branches.saliency else ("seg",)
+        for task, outputs in zip(self.tasks, (num_classes + 1, 1), strict=False):
             self._add_branch(task, branch_channels, outputs)
-        self.cross_att = _mixer()
+        if affinity.predictions == "cross":
+            self.cross_att = _mixer()
         if affinity.unary:
             self._add_unary(branch_channels)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def refines(self) -> bool:
+        """Whether predictions are refined at all."""
+        return self.affinity.predictions != "off"
 
     def prepare(self, image: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> normalised; 0 outside `extent` (B, 2), the height and width."""
@@ -87,19 +107,17 @@ class AuxSegNet(nn.Module):
         """(B, 3, H, W) normalised image, (B,) int64 dropout keys -> Outputs."""
         features = self.backbone(image, noise)
         classes, cam = self._classify(features, noise)
-        seg, sal = (self._branch(task, features) for task in TASKS)
-        affinity = self._cross_affinity(seg, sal)
-        both = torch.cat([seg.logits, sal.logits], 1)
-        refined = affinity.apply(both)
-        if self.affinity.unary_pred != "off":
-            refined = refined + self._prior(seg, sal, both)
+        found = [self._branch(task, features) for task in self.tasks]
+        logits = [task.logits for task in found]
+        affinity, refined = self._refine(found)
+        has_saliency = self.branches.saliency
         return Outputs(
             classes=classes,
             cam=cam,
-            saliency=sal.logits,
-            saliency_refined=refined[:, -1:],
-            segmentation=seg.logits,
-            segmentation_refined=refined[:, :-1],
+            saliency=logits[1] if has_saliency else None,
+            saliency_refined=refined[1] if has_saliency else None,
+            segmentation=logits[0],
+            segmentation_refined=refined[0],
             affinity=affinity,
         )
 
@@ -110,7 +128,8 @@ class AuxSegNet(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters: "backbone", with what mixes the tasks, and the faster "heads"."""
         slow = ("cross_att", "cross_unary", "gamma")
-        own = [(n, p) for n, p in self.named_parameters() if not n.startswith("backbone.")]
+        fixed = ("backbone.",) if self.branches.classification else ("backbone.", "fc8.")
+        own = [(n, p) for n, p in self.named_parameters() if not n.startswith(fixed)]
         return {
             "backbone": [
                 *self.backbone.trainable_parameters(),
@@ -123,7 +142,10 @@ class AuxSegNet(nn.Module):
         """gamma_t by task: how much of the unary prediction was learned to be added."""
         if self.affinity.unary_pred != "gated":
             return {}
-        return {"seg": float(self.gamma_seg), "sal": float(self.gamma_sal)}
+        return {task: float(self._gamma(task)) for task in self.tasks}
+
+    def _gamma(self, task: str) -> nn.Parameter:
+        return self.get_parameter(f"gamma_{task}")
 
     def _add_branch(self, task: str, channels: int, outputs: int) -> None:
         inputs = self.fc8.in_channels
@@ -136,21 +158,24 @@ class AuxSegNet(nn.Module):
         for number, conv in enumerate(convs, 1):
             nn.init.xavier_uniform_(conv.weight)
             self.add_module(f"{task}_conv{number}", conv)
-        self.add_module(f"{task}_att", Projections(channels, self.affinity.whiten))
-        self.add_module(f"{task}_g", nn.Conv2d(channels, channels, 1))
-        self.add_module(f"{task}_W", nn.Conv2d(channels, channels, 1))
+        if self.affinity.features or self.refines:
+            self.add_module(f"{task}_att", Projections(channels, self.affinity.whiten))
+        if self.affinity.features:
+            self.add_module(f"{task}_g", nn.Conv2d(channels, channels, 1))
+            self.add_module(f"{task}_W", nn.Conv2d(channels, channels, 1))
 
     def _add_unary(self, channels: int) -> None:
-        for task in TASKS:
+        wanted = self.affinity.unary_pred
+        for task in self.tasks:
             unary = nn.Conv2d(channels, 1, 1)
             nn.init.normal_(unary.weight, std=0.01)
             nn.init.zeros_(unary.bias)  # type: ignore[arg-type]
             self.add_module(f"{task}_unary", unary)
-        if self.affinity.unary_pred != "off":
+        if wanted != "off" and self.affinity.predictions == "cross":
             self.cross_unary = _mixer()
-        if self.affinity.unary_pred == "gated":
-            self.gamma_seg = nn.Parameter(torch.zeros(1))
-            self.gamma_sal = nn.Parameter(torch.zeros(1))
+        if wanted == "gated":
+            for task in self.tasks:
+                self.register_parameter(f"gamma_{task}", nn.Parameter(torch.zeros(1)))
 
     def _classify(self, features: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         pooled = self.cls_dropout(features, noise).mean((2, 3), keepdim=True)
@@ -162,35 +187,61 @@ class AuxSegNet(nn.Module):
             return self.get_submodule(f"{task}_{name}")
 
         hidden = F.relu(layer("conv2")(F.relu(layer("conv1")(features))))  # (B, D, h, w)
-        affinity = TaskAffinity(layer("att")(hidden), self.affinity.row_block)
-        values = layer("g")(hidden).flatten(2).transpose(1, 2)  # (B, N, D)
-        context = affinity.apply(values)
-        unary = None
+        affinity, unary = None, None
+        if self.affinity.features or self.refines:
+            affinity = TaskAffinity(layer("att")(hidden), self.affinity.row_block)
         if self.affinity.unary:
             unary = _spatial_softmax(layer("unary"), hidden)
-            context = context + unary[:, None] @ widen(values)  # the same row for all positions
-        augmented = context.transpose(1, 2).reshape(hidden.shape).to(hidden.dtype)
-        hidden = F.relu(layer("conv3")(hidden + layer("W")(augmented)))
+        if self.affinity.features:
+            assert affinity is not None
+            values = layer("g")(hidden).flatten(2).transpose(1, 2)  # (B, N, D)
+            context = affinity.apply(values)
+            if unary is not None:
+                context = context + unary[:, None] @ widen(values)  # the same for all positions
+            augmented = context.transpose(1, 2).reshape(hidden.shape).to(hidden.dtype)
+            hidden = hidden + layer("W")(augmented)
+        hidden = F.relu(layer("conv3")(hidden))
         return TaskOutputs(widen(layer("conv4")(hidden)), affinity, unary)
+
+    def _refine(self, found: list[TaskOutputs]) -> tuple[Affinity, list[Tensor]]:
+        """What refines, and the refined logits of each task."""
+        logits = [task.logits for task in found]
+        if not self.refines:
+            return Unrefined(), logits
+        affinity: Affinity
+        if self.affinity.predictions == "own":
+            own = [OwnAffinity(_pairwise(task)) for task in found]
+            affinity = own[0]
+            refined = [each.apply(maps) for each, maps in zip(own, logits, strict=True)]
+        else:
+            affinity = self._cross_affinity(*found)
+            both = affinity.apply(torch.cat(logits, 1))  # in one go: rows are made once
+            refined = list(both.split([maps.shape[1] for maps in logits], 1))
+        if self.affinity.unary_pred != "off":
+            refined = [
+                maps + prior for maps, prior in zip(refined, self._priors(found), strict=True)
+            ]
+        return affinity, refined
 
     def _cross_affinity(self, seg: TaskOutputs, sal: TaskOutputs) -> CrossTaskAffinity:
         mixer = Mixer(*self.cross_att.parameters())
-        return CrossTaskAffinity(seg.affinity, sal.affinity, mixer, self.affinity.renormalise_rows)
+        tasks = _pairwise(seg), _pairwise(sal)
+        return CrossTaskAffinity(*tasks, mixer, self.affinity.renormalise_rows)
 
-    def _prior(self, seg: TaskOutputs, sal: TaskOutputs, logits: Tensor) -> Tensor:
-        """gamma_t u_CT^T P_t for the stacked logits of both tasks: (B, C+2, 1, 1)."""
-        shared = self._cross_unary(seg, sal, logits.shape[2:])
-        prior = logits.flatten(2) @ shared[:, :, None]  # (B, C+2, N) @ (B, N, 1)
-        if self.affinity.unary_pred == "gated":
-            gates = [self.gamma_seg.expand(seg.logits.shape[1]), self.gamma_sal]
-            prior = prior * torch.cat(gates)[:, None]
-        return prior[..., None]
+    def _priors(self, found: list[TaskOutputs]) -> Iterator[Tensor]:
+        """gamma_t u^T P_t for each task, (B, K, 1, 1); u is u_CT, or the task's own."""
+        size = found[0].logits.shape[2:]
+        unaries = [_unary(task) for task in found]  # (B, N) each
+        if self.affinity.predictions == "cross":
+            unaries = [self._cross_unary(torch.stack(unaries, 1), size)] * len(found)
+        for name, task, unary in zip(self.tasks, found, unaries, strict=True):
+            prior = task.logits.flatten(2) @ unary[:, :, None]  # (B, K, N) @ (B, N, 1)
+            if self.affinity.unary_pred == "gated":
+                prior = prior * self._gamma(name)
+            yield prior[..., None]
 
-    def _cross_unary(self, seg: TaskOutputs, sal: TaskOutputs, size: torch.Size) -> Tensor:
-        """u_CT = v_0 u_seg + v_1 u_sal: (B, N)."""
-        assert seg.unary is not None
-        assert sal.unary is not None
-        pair = torch.stack([seg.unary, sal.unary], 1)  # (B, 2, N)
+    def _cross_unary(self, pair: Tensor, size: torch.Size) -> Tensor:
+        """u_CT = v_0 u_seg + v_1 u_sal: (B, 2, N) -> (B, N)."""
         with torch.autocast(pair.device.type, enabled=False):
             image = (pair * pair.shape[2]).unflatten(2, size)  # its mean is 1
             weights = self.cross_unary(image).softmax(1).flatten(2)
@@ -231,9 +282,11 @@ def _spatial_softmax(unary: nn.Module, features: Tensor) -> Tensor:
     return widen(unary(features)).flatten(1).softmax(-1)
 
 
-def _check(affinity: AffinityConfig) -> None:
-    if affinity.unary_pred != "off" and not affinity.unary:
-        raise ConfigError(
-            f"model.affinity.unary_pred is {affinity.unary_pred}, but model.affinity.unary is "
-            "false, so there is no unary affinity; set unary: true or unary_pred: off."
-        )
+def _pairwise(task: TaskOutputs) -> TaskAffinity:
+    assert task.affinity is not None
+    return task.affinity
+
+
+def _unary(task: TaskOutputs) -> Tensor:
+    assert task.unary is not None
+    return task.unary

@@ -14,10 +14,12 @@ def build(config: ModelConfig) -> AuxSegNet:
     """A network with random weights, drawn from torch's global generator.
 
     Raises:
-        ConfigError: switches of `config.affinity` that contradict one another.
+        ConfigError: switches that contradict one another.
     """
     backbone = _backbone(config)
-    return AuxSegNet(backbone, config.num_classes, config.branch_channels, config.affinity)
+    return AuxSegNet(
+        backbone, config.num_classes, config.branch_channels, config.affinity, config.branches
+    )
 
 
 def _backbone(config: ModelConfig) -> Backbone:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auxdist.model.batchnorm import FrozenBatchNorm
+from auxdist.model.depthwise import SIDE, depthwise5x5
 
 _STAGES = (
     # kernel, stride, expansion, inputs, outputs, blocks
@@ -25,8 +26,6 @@ _STAGES = (
     (5, 2, 6, 112, 192, 4),
     (3, 1, 6, 192, 320, 1),
 )
-_FAST_REACH = 8
-"""oneDNN has no fast depthwise convolution whose taps lie further apart than so many positions."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -139,12 +138,25 @@ def _convolve_same(x: Tensor, weight: Tensor, bias: Tensor, like: nn.Conv2d) -> 
     if rows % 2 or columns % 2:
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         rows = columns = 0
-    elif dilation * reach > _FAST_REACH and stride == 1:
-        phases = _split(x, dilation)
-        y = F.conv2d(phases, weight, bias, padding=reach // 2, groups=like.groups)
+    elif dilation > 1 and reach and stride == 1:
+        # oneDNN has no fast depthwise convolution with holes, least of all backwards.
+        y = _convolve(_split(x, dilation), weight, bias, like, (reach // 2, reach // 2), dilation=1)
         return _join(y, dilation)[..., : size[0], : size[1]]
-    padding = (rows // 2, columns // 2)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, like.groups)
+    return _convolve(x, weight, bias, like, (rows // 2, columns // 2), dilation)
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    like: nn.Conv2d,
+    padding: tuple[int, int],
+    dilation: int,
+) -> Tensor:
+    is_same = like.stride[0] == 1 and padding == (2 * dilation, 2 * dilation)
+    if like.groups > 1 and like.kernel_size[0] == SIDE and is_same:
+        return depthwise5x5(x, weight, bias, dilation)
+    return F.conv2d(x, weight, bias, like.stride, padding, dilation, like.groups)
 
 
 def _split(x: Tensor, d: int) -> Tensor:

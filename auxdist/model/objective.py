@@ -32,7 +32,10 @@ class ClassifierObjective(nn.Module):
 
 
 class SegmentationObjective(nn.Module):
-    """The five losses of method.md 2.4, all of weight 1; trains the whole network."""
+    """The five losses of method.md 2.4, all of weight 1; trains the whole network.
+
+    A branch or a refinement that the network does not have has no loss.
+    """
 
     def __init__(self, net: AuxSegNet) -> None:
         super().__init__()
@@ -46,16 +49,14 @@ class SegmentationObjective(nn.Module):
     def forward(self, batch: Batch, normaliser: Normaliser) -> Losses:
         """The share of this rank's rows in the loss of the global batch."""
         out = self.net(self.net.prepare(batch.image, batch.extent), batch.noise)
-        refined = out.segmentation_refined
-        return _total(
-            {
-                "classes": class_loss(out.classes, batch, normaliser),
-                "saliency": saliency_loss(out.saliency, batch, normaliser),
-                "saliency_refined": saliency_loss(out.saliency_refined, batch, normaliser),
-                "segmentation": segmentation_loss(out.segmentation, batch, normaliser),
-                "segmentation_refined": segmentation_loss(refined, batch, normaliser),
-            }
-        )
+        terms: dict[str, Tensor] = {}
+        if self.net.branches.classification:
+            terms["classes"] = class_loss(out.classes, batch, normaliser)
+        for task, loss in (("saliency", saliency_loss), ("segmentation", segmentation_loss)):
+            for name in (task, f"{task}_refined")[: 1 + self.net.refines]:
+                if (logits := getattr(out, name)) is not None:
+                    terms[name] = loss(logits, batch, normaliser)
+        return _total(terms)
 
 
 def _train_only(net: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:

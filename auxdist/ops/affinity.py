@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +61,44 @@ class Mixing:
     std: float
 
 
+class Affinity(Protocol):
+    """An operator on maps at feature resolution."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        """(B, K, h, w) -> (B, K, h, w), in fp32 at least."""
+
+    def mixing(self) -> Mixing | None:
+        """How two affinities were mixed; None where there is only one."""
+
+
+class Unrefined:
+    """The identity, where no affinity refines."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        """The same values."""
+        return widen(values)
+
+    def mixing(self) -> None:
+        """Nothing is mixed."""
+
+
+class OwnAffinity:
+    """The affinity of a single task, in the place of the cross-task affinity."""
+
+    def __init__(self, task: TaskAffinity) -> None:
+        self.task = task
+
+    def apply(self, values: Tensor) -> Tensor:
+        """A_t values: (B, K, h, w) -> (B, K, h, w), in fp32 at least."""
+        product = self.task.apply(values.flatten(2).transpose(1, 2))  # (B, N, K)
+        return product.transpose(1, 2).reshape(values.shape)
+
+    def mixing(self) -> None:
+        """Nothing is mixed."""
+
+
 class TaskAffinity:
-    """A_t of one task as an operator."""
+    """A_t of one task as an operator on rows of positions."""
 
     def __init__(self, keys: Keys, row_block: int = 0) -> None:
         self.keys = keys

@@ -78,7 +78,8 @@ class Rounds:
         tasks += [self._make_labels(0), *self._measure_labels(0)]
         for round in range(self._config.train.rounds):
             tasks += [self._train(round), *self._validate(round)]
-            tasks += [self._make_labels(round + 1), *self._measure_labels(round + 1)]
+            if self._config.labels.refresh:
+                tasks += [self._make_labels(round + 1), *self._measure_labels(round + 1)]
         return [*tasks, self._draw_examples()]
 
     def _train(self, round: int) -> Task:
@@ -102,7 +103,7 @@ class Rounds:
 
         def measure() -> Measurement:
             net = self._evaluated(round).net
-            inference = Inference.single_scale(self._config.evaluate)
+            inference = Inference.single_scale(self._config)
             return measure_predictions(net, val, self._around.world, self._stop, inference)
 
         return [self._measurement(f"val-round-{round:02d}", val, measure)]
@@ -137,7 +138,8 @@ class Rounds:
         path = self._around.run.examples
 
         def do() -> None:
-            rounds = [self._labels(round) for round in range(self._config.train.rounds + 1)]
+            last = self._config.train.rounds if self._config.labels.refresh else 0
+            rounds = [self._labels(round) for round in range(last + 1)]
             with self._around.world.failing_together():
                 if self._around.world.is_main:
                     save_panels(path, self._index, rounds)
@@ -174,12 +176,15 @@ class Rounds:
             production,
             round,
             provenance,
-            maker_type(trained.net, self._config.labels, world.device),
+            maker_type(
+                trained.net, self._config.labels, world.device, self._config.data.image_scale
+            ),
             trained.net.gates() if round else {},
         )
 
     def _train_stage(self, round: int) -> None:
         is_classifier = round == CLASSIFIER_ROUND
+        is_refreshed = self._config.labels.refresh
         config = self._classifier_config() if is_classifier else self._config.train
         plan = self._plan(round, config)
         checkpoint = self._agreed_checkpoint(round)
@@ -201,7 +206,7 @@ class Rounds:
             bad_sample_budget=self._config.data.bad_sample_budget,
             quarantined=checkpoint.quarantined if checkpoint else 0,
         )
-        labels = None if is_classifier else self._labels(round)
+        labels = None if is_classifier else self._labels(round if is_refreshed else 0)
         # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
         with closing(self._batches(plan, labels, stage.start.step)) as stream:
             stage.train(stream)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from labelmaker import tiny_net
 
-from auxdist.config import EvaluateConfig
+from auxdist.config import Config, EvaluateConfig
 from auxdist.data.augment import rescale
 from auxdist.evaluate import predict as predict_module
 from auxdist.evaluate.predict import Inference, predict, probabilities
@@ -60,7 +60,7 @@ class Colours(AuxSegNet):
 
 
 def test_post_processing_follows_the_method() -> None:
-    net, config = Colours(), EvaluateConfig(scales=(0.5, 1.0, 1.5))
+    net, config = Colours(), Config(evaluate=EvaluateConfig(scales=(0.5, 1.0, 1.5)))
     each = []
     for scale, size in ((0.5, (19, 26)), (1.0, (37, 51)), (1.5, (56, 77))):  # rounded half up
         scaled = rescale(IMAGE, scale)
@@ -71,7 +71,7 @@ def test_post_processing_follows_the_method() -> None:
         up = F.interpolate(logits, (37, 51), mode="bilinear", align_corners=False)
         each.append(up[0].softmax(0).numpy())
     highest = np.maximum(np.maximum(each[0], each[1]), each[2])
-    plain = predict(net, IMAGE, "cpu", Inference(config.scales))
+    plain = predict(net, IMAGE, "cpu", Inference(config.evaluate.scales))
     assert (plain == highest.argmax(0)).all()
     labels = predict(net, IMAGE, "cpu", Inference.post_processed(config))
     assert (labels == segmentation_crf(IMAGE, highest).argmax(0)).mean() > 0.999

@@ -23,9 +23,9 @@ def images(rows: int = 2, height: int = 40, width: int = 48) -> Tensor:
 
 
 def stacked(out: Outputs, refined: bool = False) -> Tensor:
-    if refined:
-        return torch.cat([out.segmentation_refined, out.saliency_refined], 1)
-    return torch.cat([out.segmentation, out.saliency], 1)
+    saliency = out.saliency_refined if refined else out.saliency
+    assert saliency is not None
+    return torch.cat([out.segmentation_refined if refined else out.segmentation, saliency], 1)
 
 
 def inputs_of(net: AuxSegNet, layer: str, image: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def test_outputs_have_the_documented_shapes_for_any_size(
     h, w = -(-size[0] // 8), -(-size[1] // 8)
     assert out.classes.shape == (2, CLASSES)
     assert out.cam.shape == (2, CLASSES, h, w)
-    assert out.saliency.shape == out.saliency_refined.shape == (2, 1, h, w)
+    assert stacked(out).shape == stacked(out, refined=True).shape == (2, CLASSES + 2, h, w)
     assert out.segmentation.shape == out.segmentation_refined.shape == (2, CLASSES + 1, h, w)
     assert out.affinity.apply(out.cam).shape == out.cam.shape
 
@@ -75,9 +75,9 @@ def test_item_2_unary_affinities_sum_to_one_over_positions_and_tasks() -> None:
     net = small_net(unary_pred="add").eval()
     features = net.backbone(images(), None)
     seg, sal = (net._branch(task, features) for task in ("seg", "sal"))
-    shared = net._cross_unary(seg, sal, features.shape[2:])
     assert seg.unary is not None
     assert sal.unary is not None
+    shared = net._cross_unary(torch.stack([seg.unary, sal.unary], 1), features.shape[2:])
     for unary in (seg.unary, sal.unary):
         torch.testing.assert_close(unary.sum(1), torch.ones(2, dtype=torch.float64))
     low, high = torch.minimum(seg.unary, sal.unary), torch.maximum(seg.unary, sal.unary)
@@ -261,5 +261,5 @@ def test_initial_weights_follow_the_method() -> None:
 def test_a_unary_prediction_without_the_unary_affinity_is_refused(
     switches: dict[str, Any],
 ) -> None:
-    with pytest.raises(ConfigError, match=r"unary_pred is .*set unary: true or unary_pred: off"):
+    with pytest.raises(ConfigError, match=r"unary_pred is .*, but model.affinity.unary is false"):
         AuxSegNet(GivenFeatures(8), 3, affinity=AffinityConfig(**switches))
