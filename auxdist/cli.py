@@ -90,6 +90,28 @@ def predict(wanted: argparse.Namespace) -> int:
     return 0
 
 
+def ablate(wanted: argparse.Namespace) -> int:
+    """Run variants of a configuration with several seeds, and compare them in one table."""
+    from auxdist.configfile import load_config
+    from auxdist.jobs.ablate import (
+        Ablation,
+        ablation_table,
+        chosen_variants,
+        run_ablation,
+        write_page,
+    )
+
+    variants = chosen_variants(wanted.variants, wanted.add)
+    name = load_config(wanted.config, wanted.set).name
+    root = (wanted.out or Path("runs") / f"{name}-ablation").absolute()
+    ablation = Ablation(wanted.config, root, wanted.procs, wanted.set, variants, wanted.seeds)
+    outcome = run_ablation(ablation)
+    if outcome.message:
+        print(outcome.message, file=sys.stderr)
+    print(f"\n{ablation_table(ablation)}\n\n{write_page(ablation)}")
+    return outcome.code
+
+
 def _use(wanted: argparse.Namespace) -> Use:
     from auxdist.jobs.use import Use
 
@@ -194,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(add(evaluate))
     _add_predict(add(predict))
     _add_labels(verbs)
+    _add_ablate(add(ablate))
     _add_import_weights(add(import_weights))
     return parser
 
@@ -250,6 +273,23 @@ def _add_use(parser: argparse.ArgumentParser) -> None:
         metavar="evaluate.KEY=VALUE",
         help="change the evaluate section of the run's configuration",
     )
+
+
+def _add_ablate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="configuration file")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these (all)")
+    parser.add_argument(
+        "--add",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        help="one more variant, with its settings",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
+    parser.add_argument("--procs", type=int, default=1, help="processes of each run (1)")
+    parser.add_argument("--out", type=Path, help="folder for the runs (runs/NAME-ablation)")
+    _add_set(parser)
 
 
 def _add_import_weights(parser: argparse.ArgumentParser) -> None:

@@ -177,7 +177,7 @@ class TrainConfig:
     """Training of the rounds."""
 
     rounds: int = 4
-    """Trainings, each followed by a refresh of the labels."""
+    """Trainings, each followed by a refresh of the labels; 0 ends with the first labels."""
     epochs: int = 15
     """Epochs of each round."""
     global_batch: int = 4

@@ -101,7 +101,7 @@ _RANGES: dict[str, _Range] = {
     "labels.bad_sample_budget": _from(0, 10),
     "labels.gate.max_fall": _Range(0, 1, 0.5),
     "labels.gate.takeover_share": _Range(0, 1, 0.9),
-    "train.rounds": _from(1, 4),
+    "train.rounds": _from(0, 4),
     "train.epochs": _from(1, 15),
     "train.global_batch": _from(1, 4),
     "train.micro_batch": _from(0, 0),

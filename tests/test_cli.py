@@ -109,13 +109,13 @@ def test_check_shows_all_problems(
         "--set",
         "model.num_classes=4",
         "--set",
-        "train.rounds=0",
+        "train.rounds=-1",
         "--run",
         str(tmp_path / "n"),
     ]
     assert main(["check", str(run.config), *words]) == 2
     error = capsys.readouterr().err
-    assert "--set train.rounds: train.rounds is 0" in error
+    assert "--set train.rounds: train.rounds is -1" in error
     assert "--set model.num_classes: model.num_classes is 4" in error
 
 

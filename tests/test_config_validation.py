@@ -192,7 +192,7 @@ def test_a_classifier_that_is_given_needs_no_divisible_batch() -> None:
 
 
 def test_all_problems_are_reported_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    overrides = ["seed=-1", "train.rounds=0", "data.crop.size=8", "name=", "labels.cam_scales=[]"]
+    overrides = ["seed=-1", "train.rounds=-1", "data.crop.size=8", "name=", "labels.cam_scales=[]"]
     overrides[3] = 'name=""'
     assert len(told(tmp_path_factory, overrides)) == 5
 

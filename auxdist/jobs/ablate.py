@@ -1,0 +1,245 @@
+"""Variants of a run beside one another: what does each part of the method bring?
+
+All variants of a seed learn from the same first labels and start from the same classifier, which
+are made once; so they differ by nothing but their own settings. Every variant and seed is a run
+folder of its own: what is finished is not done again, and what stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from auxdist.errors import ConfigError
+from auxdist.evaluate.tables import NOTHING, read_measurement, text_table
+from auxdist.jobs.job import EXIT_ERROR
+from auxdist.jobs.local import Outcome
+from auxdist.jobs.submit import Request, create_run, start_locally
+from auxdist.labels.manifest import MANIFEST_NAME
+from auxdist.records import CLASSIFIER_ROUND
+from auxdist.runfolder import RunFolder, sync_folder, write_json, write_text
+
+_NO_UNARY = ("model.affinity.unary=false", "model.affinity.unary_pred=off")
+_NO_AFFINITY = (
+    *_NO_UNARY,
+    "model.affinity.whiten=false",
+    "model.affinity.features=false",
+    "model.affinity.predictions=off",
+)
+_NO_SALIENCY = ("model.branches.saliency=false",)
+_NO_CLASSIFICATION = ("model.branches.classification=false",)
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "as-configured": (),
+    "auxsegnet": ("model.method=auxsegnet",),
+    "no-whitening": ("model.affinity.whiten=false",),
+    "no-unary": _NO_UNARY,
+    "unary-features": ("model.affinity.unary_pred=off",),
+    "unary-added": ("model.affinity.unary_pred=add",),
+    "renormalised": ("model.affinity.renormalise_rows=true",),
+    "own-affinity": ("model.affinity.predictions=own",),
+    "features-only": ("model.affinity.predictions=off", "model.affinity.unary_pred=off"),
+    "no-affinity": _NO_AFFINITY,
+    "no-saliency": (*_NO_SALIENCY, "model.affinity.predictions=own"),
+    "no-classification": _NO_CLASSIFICATION,
+    "segmentation-only": (*_NO_AFFINITY, *_NO_SALIENCY, *_NO_CLASSIFICATION),
+    "first-labels": ("labels.refresh=false",),
+    "padding-ignored": ("data.crop.pad_label=255",),
+}
+"""Settings of each named variant, on top of the configuration."""
+
+_AFTER_FIRST_LABELS = (
+    "model.method=",
+    "model.affinity.",
+    "model.branches.",
+    "train.",
+    "labels.refresh=",
+    "data.crop.pad_label=",
+)
+"""Settings on which neither the classifier nor the first labels depend."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Which variants of a configuration to run, with which seeds, and where.
+
+    settings  of all variants, on top of the configuration file
+    variants  settings of each variant by name
+    """
+
+    config_file: Path
+    root: Path
+    procs: int = 1
+    settings: Sequence[str] = ()
+    variants: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(VARIANTS))
+    seeds: Sequence[int] = (0,)
+
+    def runs(self, name: str) -> list[RunFolder]:
+        """The run folder of each seed of a variant."""
+        return [RunFolder(self.root / f"{name}-seed{seed}") for seed in self.seeds]
+
+
+def chosen_variants(
+    names: Sequence[str] | None, own: Sequence[Sequence[str]] = ()
+) -> dict[str, tuple[str, ...]]:
+    """The named variants (None: all), and own ones, each a name and its settings.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    added = {name: tuple(settings) for name, *settings in own}
+    known = VARIANTS | added
+    wanted = [*(VARIANTS if names is None else names), *added]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(
+            f"--variants {unknown[0]}: there is no such variant; use some of {', '.join(known)}, "
+            "or --add one."
+        )
+    return {name: known[name] for name in wanted}
+
+
+def run_ablation(ablation: Ablation) -> Outcome:
+    """Run what is not finished yet; a variant that fails does not keep the others from running.
+
+    Raises:
+        ConfigError: a variant cannot run at all, or would need first labels of its own.
+        LaunchError: one of the runs is going on already.
+    """
+    _require_shared_start(ablation)
+    for seed in ablation.seeds:
+        start, outcome = _run_start(ablation, seed)
+        if outcome.code:
+            return outcome
+        for name in ablation.variants:
+            outcome = _run_variant(ablation, name, seed, start)
+            if outcome.code not in (0, EXIT_ERROR):  # stopped, or killed: not the variant's fault
+                return outcome
+    return Outcome(0)
+
+
+def ablation_table(ablation: Ablation) -> str:
+    """Variants by seed: mIoU of the last labels and networks, mean +- standard deviation."""
+    rows = [_row(name, ablation.runs(name)) for name in ablation.variants]
+    header = ["variant", "first labels", "last labels", "first network", "last network", "seeds"]
+    return text_table(header, rows)
+
+
+def write_page(ablation: Ablation) -> Path:
+    """The table with the settings of each variant as ablation.md, and all figures as JSON."""
+    variants = ablation.variants.items()
+    settings = "\n".join(f"- `{name}`: {_listed(own)}" for name, own in variants)
+    figures = {name: [_figures(run) for run in ablation.runs(name)] for name in ablation.variants}
+    write_json(ablation.root / "ablation.json", {"seeds": list(ablation.seeds), "miou": figures})
+    path = ablation.root / "ablation.md"
+    write_text(
+        path,
+        f"# Ablation of {ablation.config_file}\n\n"
+        f"All variants: {_listed(ablation.settings)}. mIoU in per cent, of pseudo labels on the "
+        "training images and of networks on the validation images; mean and standard deviation "
+        f"over the seeds.\n\n```\n{ablation_table(ablation)}\n```\n\n{settings}\n",
+    )
+    return path
+
+
+def _require_shared_start(ablation: Ablation) -> None:
+    problems = [
+        f"variant {name}: {text} changes the classifier or the first labels, which all variants "
+        "share; give it to all of them by --set, or run it by itself."
+        for name, own in ablation.variants.items()
+        for text in own
+        if not text.startswith(_AFTER_FIRST_LABELS)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
+    """The run that ends with the first labels of a seed."""
+    root = ablation.root / f"start-seed{seed}"
+    settings = [*ablation.settings, f"seed={seed}", "train.rounds=0"]
+    return _run(ablation, root, settings)
+
+
+def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:
+    root = ablation.root / f"{name}-seed{seed}"
+    settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
+    if not Request(ablation.config_file, settings).config().classifier.weights:
+        settings.append(f"classifier.weights={_classifier(start)}")
+    _copy_first_labels(start, RunFolder(root))
+    return _run(ablation, root, settings)[1]
+
+
+def _run(ablation: Ablation, root: Path, settings: list[str]) -> tuple[RunFolder, Outcome]:
+    run, config = create_run(Request(ablation.config_file, settings, root), ablation.procs)
+    if run.complete.exists():
+        return run, Outcome(0)
+    print(f"run folder {run.root}", flush=True)
+    return run, start_locally(run, config, ablation.procs)
+
+
+def _classifier(start: RunFolder) -> Path:
+    from auxdist.train.checkpoint import WEIGHTS
+    from auxdist.train.networks import final_checkpoint
+
+    return final_checkpoint(start, CLASSIFIER_ROUND).folder / WEIGHTS
+
+
+def _copy_first_labels(start: RunFolder, run: RunFolder) -> None:
+    """Labels of round 0 and what was measured of them, each whole or not at all."""
+    for source in (*start.evaluations("labels", 0), *start.evaluations("cam", 0)):
+        target = run.evaluation(source.stem)
+        if not target.exists():
+            write_text(target, source.read_text())
+    target = run.labels(0)
+    if (target / MANIFEST_NAME).exists():
+        return
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    shutil.copytree(start.labels(0), temporary)
+    os.rename(temporary, target)
+    sync_folder(target.parent)
+    write_text(run.latest_labels, start.latest_labels.read_text())
+
+
+def _row(name: str, runs: Sequence[RunFolder]) -> list[str]:
+    found = [_figures(run) for run in runs]
+    columns = ("first labels", "last labels", "first network", "last network")
+    complete = sum(run.complete.exists() for run in runs)
+    failed = sorted({error for run in runs if (error := _failure(run))})
+    note = f"{complete} of {len(runs)}" + "".join(f", {error}" for error in failed)
+    return [name, *(_mean(each.get(column) for each in found) for column in columns), note]
+
+
+def _figures(run: RunFolder) -> dict[str, float]:
+    """mIoU of the labels and networks of a run, by round and of the first and last of each."""
+    found: dict[str, float] = {}
+    for kind, title in (("labels", "labels"), ("val", "network")):
+        rounds: list[float] = []
+        while measured := read_measurement(run, f"{kind}-round-{len(rounds):02d}"):
+            found[f"{title} {len(rounds)}"] = measured.miou
+            rounds.append(measured.miou)
+        if rounds and run.complete.exists():
+            found |= {f"first {title}": rounds[0], f"last {title}": rounds[-1]}
+    return found
+
+
+def _mean(values: Iterator[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return NOTHING
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
+
+
+def _failure(run: RunFolder) -> str | None:
+    """The error by which a run ended for good."""
+    return str(json.loads(run.failure.read_text())["error"]) if run.failure.exists() else None
+
+
+def _listed(settings: Sequence[str]) -> str:
+    return ", ".join(f"`{text}`" for text in settings) or "as in the file"

@@ -1,0 +1,166 @@
+"""Ablations: the same start for all variants, each with its own settings, in one table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from smallrun import make_data, small_config
+
+from auxdist.cli import main
+from auxdist.configfile import dump_config, load_config
+from auxdist.errors import ConfigError
+from auxdist.evaluate.confusion import Measurement
+from auxdist.jobs import ablate
+from auxdist.jobs.ablate import (
+    VARIANTS,
+    Ablation,
+    ablation_table,
+    chosen_variants,
+    run_ablation,
+)
+from auxdist.jobs.local import Outcome
+from auxdist.runfolder import RunFolder, write_json
+from auxdist.train.networks import final_checkpoint
+from auxdist.validation import validate
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ablate")
+    make_data(root)
+    file = root / "small.yaml"
+    file.write_text(dump_config(small_config(root)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(config_file: Path) -> Ablation:
+    """Two variants that work and one that diverges, with one seed."""
+    variants = chosen_variants(
+        ["as-configured", "no-saliency"], [["wild", "train.optimiser.learning_rate=1e12"]]
+    )
+    ablation = Ablation(config_file, config_file.parent / "runs", variants=variants, seeds=(3,))
+    assert run_ablation(ablation).code == 0
+    return ablation
+
+
+def run_of(ablation: Ablation, name: str) -> RunFolder:
+    return RunFolder(ablation.root / f"{name}-seed3")
+
+
+def test_variants_share_classifier_and_first_labels(done: Ablation) -> None:
+    start = run_of(done, "start")
+    manifest = (start.labels(0) / "manifest.json").read_bytes()
+    assert not start.checkpoints("round-00").exists()
+    for name in done.variants:
+        run = run_of(done, name)
+        assert (run.labels(0) / "manifest.json").read_bytes() == manifest
+        assert not run.checkpoints("classifier").exists()
+        weights = load_config(run.config).classifier.weights
+        assert weights is not None
+        assert Path(weights).is_relative_to(start.checkpoints("classifier"))
+        assert load_config(run.config).seed == 3
+
+
+def test_each_variant_has_its_own_settings_and_result(done: Ablation) -> None:
+    assert not load_config(run_of(done, "no-saliency").config).model.branches.saliency
+    runs = [run_of(done, name) for name in done.variants]
+    assert [r.evaluation("val-round-00").exists() for r in runs] == [True, True, False]
+    whole, without = (final_checkpoint(run, 0).weights().keys() for run in runs[:2])
+    assert without < whole
+    assert not any(name.startswith("sal_") for name in without)
+
+
+def test_a_variant_that_fails_is_said_and_does_not_end_the_others(done: Ablation) -> None:
+    *_, good, bad = ablation_table(done).splitlines()
+    assert good.split()[0] == "no-saliency"
+    assert good.endswith("1 of 1")
+    assert bad.split()[:1] + bad.split()[-5:] == ["wild", "-", "0", "of", "1,", "Diverged"]
+
+
+def test_a_second_call_starts_nothing_that_is_done(
+    done: Ablation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(run: RunFolder, *_: object) -> Outcome:
+        raise AssertionError(f"{run.root} was started again")
+
+    monkeypatch.setattr(ablate, "start_locally", refuse)
+    words = ["ablate", str(done.config_file), "--out", str(done.root), "--seeds", "3"]
+    assert main([*words, "--variants", "as-configured", "no-saliency"]) == 0
+    out = capsys.readouterr().out
+    assert "first labels" in out
+    page = (done.root / "ablation.md").read_text()
+    assert "- `no-saliency`: `model.branches.saliency=false`" in page
+    figures = json.loads((done.root / "ablation.json").read_text())
+    assert figures["seeds"] == [3]
+    assert figures["miou"]["no-saliency"][0].keys() >= {"labels 1", "network 0", "last network"}
+
+
+def test_a_stop_ends_the_whole_ablation(done: Ablation, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def stopped(run: RunFolder, *_: object) -> Outcome:
+        started.append(run.root.name)
+        return Outcome(130, "Stopped")
+
+    monkeypatch.setattr(ablate, "start_locally", stopped)
+    variants = chosen_variants(["no-unary", "auxsegnet"])
+    assert run_ablation(replace(done, variants=variants)).code == 130
+    assert started == ["no-unary-seed3"]
+
+
+@pytest.mark.parametrize("config", ["demo.yaml", "voc.yaml", "voc-mini.yaml", "coco-mini.yaml"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_named_variant_is_a_valid_configuration(config: str, name: str) -> None:
+    base, variant = (load_config(CONFIGS / config, own) for own in ((), VARIANTS[name]))
+    assert validate(variant) == validate(base) == []
+    assert (variant == base) == (name == "as-configured")
+
+
+@pytest.mark.parametrize("text", ["labels.cam_threshold=0.3", "data.image_scale=0.5", "seed=4"])
+def test_settings_that_change_the_first_labels_are_refused(config_file: Path, text: str) -> None:
+    ablation = Ablation(config_file, config_file.parent / "x", variants={"mine": (text,)})
+    with pytest.raises(ConfigError, match=f"variant mine: {text} changes the classifier or the"):
+        run_ablation(ablation)
+    assert not ablation.root.exists()
+
+
+def test_an_unknown_variant_names_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"--variants no-uanry: .* no-whitening, no-unary"):
+        chosen_variants(["no-uanry"])
+
+
+def test_the_table_has_mean_and_spread_over_seeds(tmp_path: Path, config_file: Path) -> None:
+    ablation = Ablation(config_file, tmp_path, variants={"a": ()}, seeds=(0, 1))
+    for run, shares in zip(ablation.runs("a"), ((1, 3), (2, 3)), strict=True):
+        _pretend(run, shares)
+    *_, row = ablation_table(ablation).splitlines()
+    assert row.split() == [
+        "a",
+        "37.50",
+        "±",
+        "17.68",
+        "75.00",
+        "±",
+        "0.00",
+        "-",
+        "-",
+        "2",
+        "of",
+        "2",
+    ]
+
+
+def _pretend(run: RunFolder, quarters: Sequence[int]) -> None:
+    """Label rounds of one class, without background, of which so many quarters are right."""
+    for round, right in enumerate(quarters):
+        truth, found = np.ones(4, np.uint8), np.full(4, 255, np.uint8)
+        found[:right] = 1
+        measured = Measurement.of(truth[None], found[None], 1)
+        write_json(run.evaluation(f"labels-round-{round:02d}"), measured.as_json())
+    write_json(run.complete, {})
