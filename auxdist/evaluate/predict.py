@@ -52,6 +52,7 @@ class Inference:
     def text(self) -> str:
         """For people: what differs from whole images at a single scale."""
         words = [f"scales {', '.join(f'{s:g}' for s in self.scales)}"] * (self.scales != (1.0,))
+        words += [f"images at {self.image_scale:g} of their size"] * (self.image_scale != 1)
         words += ["CRF"] * self.crf + [f"windows of {self.window} pixels"] * (self.window > 0)
         return "; ".join(words)
 

@@ -1,8 +1,9 @@
 """A depthwise 5x5 convolution that is trained in a fraction of the time on a CPU.
 
-oneDNN takes 20 to 200 times as long for the weight gradient of a depthwise 5x5 kernel as for the
-convolution itself, but not for that of a 3x3 kernel. The gradient of a tap does not depend on the
-size of the kernel around it, so that of a 5x5 kernel is put together from four 3x3 ones.
+oneDNN takes many times as long for the weight gradient of a depthwise 5x5 kernel as for the
+convolution itself, most of all in bf16, but not for that of a 3x3 kernel. The gradient of a tap
+does not depend on the size of the kernel around it, so that of a 5x5 kernel is put together from
+four 3x3 ones.
 
 Shape legend: B images, C channels, H W image.
 """

@@ -167,6 +167,15 @@ def test_a_global_batch_has_one_scale_or_each_sample_its_own(index: Index) -> No
     assert len(each.extent.unique(dim=0)) > 1
 
 
+def test_image_scale_multiplies_whatever_scale_was_drawn(index: Index) -> None:
+    crop = replace(DATA.crop, size=100)
+    whole, half = (
+        next(stream(index, replace(DATA, crop=crop, image_scale=scale))).extent
+        for scale in (1.0, 0.5)
+    )
+    assert (2 * half - whole).abs().max() <= 1  # rounded
+
+
 def test_padding_is_ignored_where_the_switch_says_so(index: Index) -> None:
     for pad_label in (0, 255):
         crop = replace(DATA.crop, size=100, pad_label=pad_label)

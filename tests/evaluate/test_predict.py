@@ -1,6 +1,7 @@
 """Prediction of whole images."""
 
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from labelmaker import tiny_net
 
-from auxdist.config import Config, EvaluateConfig
+from auxdist.config import Config, DataConfig, EvaluateConfig
 from auxdist.data.augment import rescale
 from auxdist.evaluate import predict as predict_module
 from auxdist.evaluate.predict import Inference, predict, probabilities
@@ -70,6 +71,13 @@ def test_post_processing_follows_the_method() -> None:
         logits = out.segmentation_refined
         up = F.interpolate(logits, (37, 51), mode="bilinear", align_corners=False)
         each.append(up[0].softmax(0).numpy())
+    half = Config(data=DataConfig(image_scale=0.5), evaluate=config.evaluate)
+    doubled = replace(half, evaluate=EvaluateConfig(scales=(1.0, 2.0, 3.0)))
+    assert (
+        predict(net, IMAGE, "cpu", Inference.post_processed(doubled))
+        == predict(net, IMAGE, "cpu", Inference.post_processed(config))
+    ).all()
+    assert Inference.single_scale(half).text == "images at 0.5 of their size"
     highest = np.maximum(np.maximum(each[0], each[1]), each[2])
     plain = predict(net, IMAGE, "cpu", Inference(config.evaluate.scales))
     assert (plain == highest.argmax(0)).all()

@@ -56,6 +56,15 @@ def test_every_scale_and_the_mirrored_image_count() -> None:
     assert len({result.cam.tobytes() for result in results if result.cam is not None}) == 3
 
 
+def test_image_scale_multiplies_every_scale() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, CLASSES)
+    scaled, plain = (
+        InitialLabels(tiny_net(), replace(LABELS, cam_scales=scales), "cpu", scale).make(source)
+        for scales, scale in (((1.0, 2.0), 0.5), ((0.5, 1.0), 1.0))
+    )
+    assert (scaled.segmentation == plain.segmentation).all()
+
+
 def test_labels_of_the_mirrored_image_are_mirrored() -> None:
     maker = InitialLabels(tiny_net(), replace(LABELS, cam_scales=(1.0,)))
     maps = maker.make(SourceSample("a", IMAGE, SALIENCY, CLASSES))

@@ -30,6 +30,7 @@ def reference(classes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     refined = out.affinity.dense()[0] @ cam.flatten(1).T  # (N, C)
     refined = refined.T.reshape(1, *cam.shape)
     up = F.interpolate(refined, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0].numpy()
+    assert out.saliency_refined is not None
     sal = F.interpolate(
         torch.sigmoid(out.saliency_refined), IMAGE.shape[:2], mode="bilinear", align_corners=False
     )[0, 0].numpy()
@@ -62,6 +63,19 @@ def test_blocked_affinity_gives_the_same_labels_as_the_dense_one() -> None:
     blocked = RefinedLabels(tiny_net(row_block=7), LABELS).make(source)
     assert (dense.segmentation != blocked.segmentation).sum() <= 1
     assert np.abs(dense.saliency.astype(int) - blocked.saliency).max() <= 1
+
+
+def test_the_network_sees_images_at_image_scale_and_labels_keep_their_size() -> None:
+    net = tiny_net()
+    seen: list[torch.Size] = []
+    net.get_submodule("backbone").register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape)
+    )
+    maps = RefinedLabels(net, LABELS, image_scale=0.5).make(
+        SourceSample("a", IMAGE, SALIENCY, (0, 1))
+    )
+    assert maps.segmentation.shape == maps.saliency.shape == (36, 50)
+    assert [tuple(shape[2:]) for shape in seen] == [(18, 25)]
 
 
 def test_saliency_goes_through_the_crf_where_asked_for() -> None:
