@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -10,12 +11,21 @@ PACKAGES = ("torch", "numpy", "opencv-python-headless", "numba")
 
 
 def machine() -> str:
-    """Processor, cores, versions, load and date, as a sentence."""
+    """Processor, cores, versions, load, date and commit, as a sentence."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
     processor = names[0].split(":")[1].strip() if names else platform.processor()
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"{processor}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), "
-        f"Python {platform.python_version()}, {versions}; {date.today()}."
+        f"Python {platform.python_version()}, {versions}; {date.today()}, {_code()}."
     )
+
+
+def _code() -> str:
+    """The commit of this checkout, and whether there are changes on top of it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return f"commit {found.stdout.strip()}" if found.returncode == 0 else "no git checkout"
