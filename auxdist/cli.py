@@ -277,7 +277,7 @@ def _add_use(parser: argparse.ArgumentParser) -> None:
 
 def _add_ablate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="configuration file")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these (all)")
+    parser.add_argument("--variants", nargs="*", metavar="NAME", help="only these (all)")
     parser.add_argument(
         "--add",
         action="append",

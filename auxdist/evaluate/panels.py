@@ -33,10 +33,10 @@ def save_panels(path: Path, index: Index, rounds: Sequence[LabelSet]) -> None:
     """
     bad = {key for labels in rounds for key in labels.manifest.quarantined}
     chosen = _chosen(index, bad)
-    rows = [_row(_tiles(index, rounds, shard, sample)) for shard, sample in chosen]
+    rows = [tile_row(_tiles(index, rounds, shard, sample)) for shard, sample in chosen]
     titles = ["image", "saliency", "CAM only", *(f"round {n}" for n in range(len(rounds)))]
     titles += ["truth"] * index.ground_truth
-    picture = np.concatenate([_header(titles), *rows])
+    picture = np.concatenate([title_row(titles), *rows])
     with atomic_file(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
@@ -58,21 +58,22 @@ def _tiles(
     yield read_image(index, shard, sample)
     _, saliency = rounds[0].read(shard, sample.key)  # the off-the-shelf map, as it was given
     yield np.repeat(saliency[..., None], 3, axis=2)
-    yield _coloured(rounds[0].read_labels(shard, sample.key, "cam.png"), index.palette)
+    yield coloured(rounds[0].read_labels(shard, sample.key, "cam.png"), index.palette)
     for labels in rounds:
-        yield _coloured(labels.read_labels(shard, sample.key, "seg.png"), index.palette)
+        yield coloured(labels.read_labels(shard, sample.key, "seg.png"), index.palette)
     if index.ground_truth:
-        yield _coloured(read_ground_truth(index, shard, sample), index.palette)
+        yield coloured(read_ground_truth(index, shard, sample), index.palette)
 
 
-def _coloured(labels: np.ndarray, palette: Palette) -> np.ndarray:
+def coloured(labels: np.ndarray, palette: Palette) -> np.ndarray:
+    """(H, W) uint8 labels -> (H, W, 3); ignored pixels are pale."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
     colours[IGNORE] = IGNORE_COLOUR
     return colours[labels]
 
 
-def _row(tiles: Iterator[np.ndarray]) -> np.ndarray:
+def tile_row(tiles: Iterator[np.ndarray]) -> np.ndarray:
     """Tiles fitted into squares, side by side: (TILE + GAP, columns * (TILE + GAP), 3)."""
     return np.concatenate([_fitted(tile) for tile in tiles], axis=1)
 
@@ -87,7 +88,8 @@ def _fitted(tile: np.ndarray) -> np.ndarray:
     return square
 
 
-def _header(titles: Sequence[str]) -> np.ndarray:
+def title_row(titles: Sequence[str]) -> np.ndarray:
+    """A strip with a title above each tile: (HEADER, columns * (TILE + GAP), 3)."""
     strip = np.full((HEADER, len(titles) * (TILE + GAP), 3), 255, np.uint8)
     for number, title in enumerate(titles):
         place = (number * (TILE + GAP), HEADER - 8)

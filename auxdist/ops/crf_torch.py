@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from auxdist.ops.crf import (
+from auxdist.ops.crf_terms import (
     SALIENCY_KERNELS,
     SEGMENTATION_KERNELS,
     Kernels,

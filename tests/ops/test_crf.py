@@ -13,13 +13,12 @@ import torch
 
 from auxdist.errors import ConfigError, DataError
 from auxdist.ops import crf
-from auxdist.ops.crf import (
+from auxdist.ops.crf import saliency_crf, segmentation_crf
+from auxdist.ops.crf_terms import (
     SALIENCY_KERNELS,
     SEGMENTATION_KERNELS,
     Kernels,
-    saliency_crf,
     saliency_unary,
-    segmentation_crf,
 )
 from auxdist.ops.crf_torch import saliency_crf_batch, segmentation_crf_batch
 
