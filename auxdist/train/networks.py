@@ -64,7 +64,7 @@ def _fresh_network(config: Config) -> AuxSegNet:
     """The untrained network, equal on all ranks and at every call."""
     torch.manual_seed(config.seed)
     net = build(config.model)
-    if config.model.weights:
+    if config.model.weights and not config.model.is_fetched:
         _apply(net, weight_file(config.model.weights), BACKBONE)
     return net
 
