@@ -1,0 +1,203 @@
+"""The method on a few hundred VOC photographs: rounds, both methods, each switch on and off.
+
+    python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results
+
+VOC has JPEGImages/, SegmentationClass/, saliency/, labels.json, train.txt and val.txt. Learns from
+train alone, by labels.json and the saliency maps; the masks measure. Each seed runs on one core, all
+seeds at once. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from machine import machine
+
+from auxdist.configfile import load_config
+from auxdist.evaluate.tables import read_measurement, text_table
+from auxdist.jobs.ablate import VARIANTS
+from auxdist.runfolder import RunFolder
+
+CODE = Path(__file__).resolve().parents[1]
+CONFIG = "configs/voc-mini.yaml"
+LOOPS = {
+    "as-configured": "auxsegnet+",
+    "auxsegnet": "auxsegnet",
+    "first-labels": "auxsegnet+, labels never refreshed",
+}
+"""Variants that run all rounds, and their names on the page."""
+SWITCHES = [name for name in VARIANTS if name not in LOOPS]
+"""Variants that run one round, which as-configured and auxsegnet have as their first."""
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, metavar="VOC", help="folder of photographs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for shards and runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
+    parser.add_argument("--results", type=Path, help="folder for voc-mini.md and its picture")
+    wanted = parser.parse_args()
+    root, out = wanted.root.resolve(), wanted.out.resolve()
+    for split in ("train", "val"):
+        build(root, out, split)
+    at_once([ablation(out, seed, list(LOOPS)) for seed in wanted.seeds])
+    at_once([ablation(out, seed, SWITCHES, "train.rounds=1") for seed in wanted.seeds])
+    for name in LOOPS:
+        for round in range(num_rounds()):
+            missing = [s for s in wanted.seeds if not post_file(out, name, s, round).exists()]
+            at_once([post_process(out, name, seed, round) for seed in missing])
+    if wanted.results:
+        (wanted.results / "voc-mini.md").write_text(page(out, wanted.seeds))
+        picture = ["--out", wanted.results / "voc-mini.png"]
+        val = ["--split-folder", out / "val"]
+        at_once([["benchmarks/panels.py", run_of(out, "as-configured", 0).root, *val, *picture]])
+
+
+def build(root: Path, out: Path, split: str) -> None:
+    """Shards of a split; saliency of val is only looked at, by panels.py."""
+    given = ["--labels", root / "labels.json", "--saliency", root / "saliency"]
+    listed = ["--list", root / f"{split}.txt", "--samples-per-shard", "20"]
+    at_once([["shards/build_voc.py", root, out / split, *listed, *given]])
+
+
+def ablation(out: Path, seed: int, names: Sequence[str], *settings: str) -> list[str | Path]:
+    """The command that runs variants with one seed."""
+    data = (f"data.train={out / 'train'}", f"data.val={out / 'val'}")
+    words = [word for text in (*data, *settings) for word in ("--set", text)]
+    command: list[str | Path] = ["-m", "auxdist.cli", "ablate", CONFIG, "--out", out / "runs"]
+    return [*command, "--seeds", str(seed), "--variants", *names, *words]
+
+
+def post_process(out: Path, name: str, seed: int, round: int) -> list[str | Path]:
+    """The command that measures a network at several scales with the CRF."""
+    file = post_file(out, name, seed, round)
+    command: list[str | Path] = ["-m", "auxdist.cli", "evaluate", run_of(out, name, seed).root]
+    return [*command, "--post-process", "--round", str(round), "--json", file]
+
+
+def post_file(out: Path, name: str, seed: int, round: int) -> Path:
+    """Where that measurement is kept."""
+    return out / f"post-{name}-seed{seed}-round{round}.json"
+
+
+def run_of(out: Path, name: str, seed: int) -> RunFolder:
+    """The run of a variant."""
+    return RunFolder(out / "runs" / f"{name}-seed{seed}")
+
+
+def num_rounds() -> int:
+    """Rounds of the configuration."""
+    return load_config(CODE / CONFIG).train.rounds
+
+
+def at_once(commands: Sequence[Sequence[str | Path]]) -> None:
+    """Run commands of the project beside one another; each must succeed."""
+    running = []
+    for words in commands:
+        print("$ python", *words, flush=True)
+        environment = os.environ | {"PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *map(str, words)]
+        running.append(subprocess.Popen(command, cwd=CODE, env=environment))
+    if any([process.wait() for process in running]):
+        sys.exit("a command failed, see above; the same command goes on")
+
+
+def page(out: Path, seeds: Sequence[int]) -> str:
+    """All figures as Markdown."""
+    config = load_config(CODE / CONFIG)
+    command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
+    listed = "\n".join(
+        f"- `{n}`: {', '.join(f'`{text}`' for text in VARIANTS[n])}" for n in SWITCHES
+    )
+    return f"""# voc-mini: the method on real photographs
+
+`{command}`
+on {machine()} One core for each seed.
+
+311 photographs of VOC train to learn from, 321 of VOC val to measure on, saliency maps of U2-Net,
+EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
+{config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts as \
+missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
+
+## Rounds
+
+Labels are the pseudo labels that a round learns from, on the training images (masks only measure);
+"CAM only" is what the first CAMs give without saliency. Networks are measured on val: the whole image
+at a single scale, and with several scales (highest probability) and the CRF.
+
+```
+{rounds(out, seeds)}
+```
+
+"labels never refreshed" trains for the same number of steps, always on the first labels.
+
+## Switches
+
+One round with each switch turned, from the same first labels and classifier. Labels are those that
+the refresh makes after it. Mean and standard deviation over seeds {", ".join(map(str, seeds))}.
+
+```
+{switches(out, seeds)}
+```
+
+{listed}
+
+![Twelve images of val](voc-mini.png)
+
+Twelve images of val, by `benchmarks/panels.py`: their labels are what the networks of seed 0 make of
+images that they did not learn from.
+"""
+
+
+def rounds(out: Path, seeds: Sequence[int]) -> str:
+    """A row for each method, seed and round."""
+    rows = []
+    for name, title in LOOPS.items():
+        for seed in seeds:
+            run = run_of(out, name, seed)
+            start = RunFolder(out / "runs" / f"start-seed{seed}")
+            rows.append([title, str(seed), "CAM only", percent(start, "cam-round-00"), "", ""])
+            for round in range(num_rounds() + 1):
+                labels = percent(run, f"labels-round-{round:02d}")
+                val = percent(run, f"val-round-{round:02d}")
+                file = post_file(out, name, seed, round)
+                post = 100 * json.loads(file.read_text())["miou"] if file.exists() else None
+                rows.append(["", "", f"round {round}", labels, val, f"{post:.2f}" if post else ""])
+    header = ["method", "seed", "", "labels", "val, single scale", "val, scales + CRF"]
+    return text_table(header, rows)
+
+
+def switches(out: Path, seeds: Sequence[int]) -> str:
+    """A row for each variant: labels after, and network of, the first round."""
+    rows = []
+    for name in ("as-configured", "auxsegnet", *SWITCHES):
+        runs = [run_of(out, name, seed) for seed in seeds]
+        labels, network = "labels-round-01", "val-round-00"
+        rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
+    return text_table(["variant", "labels after the round", "val, single scale"], rows)
+
+
+def over_seeds(runs: Sequence[RunFolder], name: str) -> str:
+    """Mean and standard deviation of a measurement."""
+    found = [100 * value.miou for run in runs if (value := read_measurement(run, name))]
+    if len(found) < len(runs):
+        return "-"
+    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}"
+
+
+def percent(run: RunFolder, name: str) -> str:
+    """mIoU of a measurement; nothing where there is none."""
+    found = read_measurement(run, name)
+    return f"{100 * found.miou:.2f}" if found else ""
+
+
+if __name__ == "__main__":
+    main()
