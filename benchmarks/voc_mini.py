@@ -3,8 +3,8 @@
     python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results
 
 VOC has JPEGImages/, SegmentationClass/, saliency/, labels.json, train.txt and val.txt. Learns from
-train alone, by labels.json and the saliency maps; the masks measure. Each seed runs on one core, all
-seeds at once. What is finished is not done again.
+train alone, by labels.json and the saliency maps; the masks measure. Each seed runs on one core,
+all seeds at once. What is finished is not done again.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def main() -> None:
 
 def build(root: Path, out: Path, split: str) -> None:
     """Shards of a split; saliency of val is only looked at, by panels.py."""
-    given = ["--labels", root / "labels.json", "--saliency", root / "saliency"]
-    listed = ["--list", root / f"{split}.txt", "--samples-per-shard", "20"]
-    at_once([["shards/build_voc.py", root, out / split, *listed, *given]])
+    command: list[str | Path] = ["shards/build_voc.py", root, out / split]
+    command += ["--list", root / f"{split}.txt", "--samples-per-shard", "20"]
+    command += ["--labels", root / "labels.json", "--saliency", root / "saliency"]
+    at_once([command])
 
 
 def ablation(out: Path, seed: int, names: Sequence[str], *settings: str) -> list[str | Path]:
@@ -106,7 +107,8 @@ def at_once(commands: Sequence[Sequence[str | Path]]) -> None:
         environment = os.environ | {"PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *map(str, words)]
         running.append(subprocess.Popen(command, cwd=CODE, env=environment))
-    if any([process.wait() for process in running]):
+    codes = [process.wait() for process in running]
+    if any(codes):
         sys.exit("a command failed, see above; the same command goes on")
 
 
@@ -114,9 +116,8 @@ def page(out: Path, seeds: Sequence[int]) -> str:
     """All figures as Markdown."""
     config = load_config(CODE / CONFIG)
     command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
-    listed = "\n".join(
-        f"- `{n}`: {', '.join(f'`{text}`' for text in VARIANTS[n])}" for n in SWITCHES
-    )
+    settings = {name: ", ".join(f"`{text}`" for text in VARIANTS[name]) for name in SWITCHES}
+    listed = "\n".join(f"- `{name}`: {text}" for name, text in settings.items())
     return f"""# voc-mini: the method on real photographs
 
 `{command}`
@@ -124,14 +125,14 @@ on {machine()} One core for each seed.
 
 311 photographs of VOC train to learn from, 321 of VOC val to measure on, saliency maps of U2-Net,
 EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
-{config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts as \
-missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
+{config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts \
+as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
 
 ## Rounds
 
 Labels are the pseudo labels that a round learns from, on the training images (masks only measure);
-"CAM only" is what the first CAMs give without saliency. Networks are measured on val: the whole image
-at a single scale, and with several scales (highest probability) and the CRF.
+"CAM only" is what the first CAMs give without saliency. Networks are measured on val: the whole
+image at a single scale, and with several scales (highest probability) and the CRF.
 
 ```
 {rounds(out, seeds)}
@@ -152,8 +153,8 @@ the refresh makes after it. Mean and standard deviation over seeds {", ".join(ma
 
 ![Twelve images of val](voc-mini.png)
 
-Twelve images of val, by `benchmarks/panels.py`: their labels are what the networks of seed 0 make of
-images that they did not learn from.
+Twelve images of val, by `benchmarks/panels.py`: their labels are what the networks of seed 0 make
+of images that they did not learn from.
 """
 
 
