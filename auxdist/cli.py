@@ -130,10 +130,11 @@ def import_weights(wanted: argparse.Namespace) -> int:
 
 
 def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
-    from auxdist.configfile import load_config
     from auxdist.jobs.local import run_processes
     from auxdist.jobs.submit import rank_environment
+    from auxdist.jobs.use import evaluation_of
 
+    config, _, _ = evaluation_of(run, wanted.split_folder, _use(wanted))  # else each rank says it
     command = [sys.executable, "-m", "auxdist.cli", "evaluate", str(run.root)]
     if wanted.split_folder:
         command += ["--split-folder", str(wanted.split_folder)]
@@ -143,7 +144,7 @@ def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
         command += ["--json", str(wanted.json)]
     command += ["--post-process"] * wanted.post_process
     command += [word for text in wanted.set for word in ("--set", text)]
-    environment = rank_environment(load_config(run.config), wanted.procs)
+    environment = rank_environment(config, wanted.procs)
     outcome = run_processes(command, wanted.procs, environment)
     if outcome.code:
         raise LaunchError(f"Measuring did not end. {outcome.message}")
@@ -305,5 +306,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # a rank of an evaluation
+    from auxdist.jobs.job import leave_process
+
+    leave_process(main())

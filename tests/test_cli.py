@@ -197,12 +197,14 @@ def test_evaluation_with_settings_that_cannot_be(
     assert words in capsys.readouterr().err
 
 
-def test_evaluation_of_a_split_with_other_classes(
-    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("procs", ["1", "2"])
+def test_evaluation_of_a_split_with_other_classes_is_refused_once(
+    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str], procs: str
 ) -> None:
     make_shards(tmp_path / "other", 2, 1, num_classes=5)
-    assert main(["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]) == 2
-    assert "has 5 classes, but the network 3" in capsys.readouterr().err
+    words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
+    assert main([*words, "--procs", procs]) == 2
+    assert capfd.readouterr().err.count("has 5 classes, but the network 3") == 1
 
 
 def test_evaluation_before_any_round_is_finished(

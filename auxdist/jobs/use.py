@@ -87,14 +87,13 @@ class Evaluated:
         }
 
 
-def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
-    """Measure the network of a round on a split (None: that of data.val).
-
-    All ranks call this; each gets the whole measurement.
+def evaluation_of(run: RunFolder, split: Path | None, use: Use) -> tuple[Config, Index, int]:
+    """What `evaluate_run` would measure: configuration, split and round; all can be known before.
 
     Raises:
+        ConfigError: `use` changes what it cannot.
         DataError: there is no such split, it has no ground truth, or other classes.
-        CheckpointError: the round is not finished.
+        CheckpointError: no round is finished.
     """
     config = use.config(run)
     folder = split or config.data.val
@@ -105,9 +104,20 @@ def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
         )
     index = load_index(folder)
     _require_classes(index, config)
+    return config, index, last_round(run, config) if use.round is None else use.round
+
+
+def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
+    """Measure the network of a round on a split (None: that of data.val).
+
+    All ranks call this; each gets the whole measurement.
+
+    Raises:
+        AuxdistError: as evaluation_of, or the round is not finished.
+    """
+    config, index, round = evaluation_of(run, split, use)
     limit_threads(config)
     with joined(config.compute.device, config.compute.timeout_s) as world:
-        round = last_round(run, config) if use.round is None else use.round
         net = _network(run, config, round, world)
         inference = use.inference(config)
         found = measure_predictions(net, index, world, inference=inference)
