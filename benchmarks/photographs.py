@@ -63,8 +63,8 @@ def page(dataset: str, changes: list[str], run: RunFolder) -> str:
         f"# {title}\n\n`{command}`\non {machine()}\n\n"
         f"{images[0]} photographs to learn from, {images[1]} to measure on; backbone "
         f"`{config.model.backbone}`, {config.classifier.epochs} epochs of the classifier, "
-        f"{config.train.epochs} of each round. The backbone starts from random weights, so this "
-        "shows that everything works on real data, not what the method can do.\n\n"
+        f"{config.train.epochs} of each round, weights to start from: "
+        f"{config.model.weights or 'none, random ones'}.\n\n"
         f"```\n{rounds_table(run, config.train.rounds)}\n```\n"
     )
 
