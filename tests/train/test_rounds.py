@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def begun(data: Path) -> Path:
     return root
 
 
+def copies(run: Path, *folders: Path) -> list[RunFolder]:
+    """The same run in other folders."""
+    return [RunFolder(Path(shutil.copytree(run, folder))) for folder in folders]
+
+
 def train_round(world: World, root: str, config: Config) -> None:
     do_tasks(RunFolder(Path(root)), config, world, ("train round-00",))
 
@@ -64,8 +70,7 @@ def test_worlds_1_2_and_4_see_the_same_batches_and_losses_over_20_steps(
     config = small_config(data, epochs=4)  # 24 steps
     found = {}
     for ranks in (1, 2, 4):
-        run = RunFolder(tmp_path / f"world{ranks}")
-        shutil.copytree(begun, run.root)
+        (run,) = copies(begun, tmp_path / f"world{ranks}")
         if ranks == 1:
             train_round(World(), str(run.root), config)
         else:
@@ -92,9 +97,7 @@ def test_interrupted_anywhere_and_resumed_is_bitwise_never_interrupted(
     data: Path, begun: Path, tmp_path: Path
 ) -> None:
     config = small_config(data)
-    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
-    for run in (whole, pieces):
-        shutil.copytree(begun, run.root)
+    whole, pieces = copies(begun, tmp_path / "whole", tmp_path / "pieces")
     train_round(World(), str(whole.root), config)
 
     steps = sorted(random.Random().sample(range(1, 12), 3))  # a failure prints them
@@ -124,9 +127,7 @@ def test_a_stop_told_to_one_rank_stops_all_and_resumes_bitwise_at_the_same_world
     data: Path, begun: Path, tmp_path: Path
 ) -> None:
     config = small_config(data)
-    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
-    for run in (whole, pieces):
-        shutil.copytree(begun, run.root)
+    whole, pieces = copies(begun, tmp_path / "whole", tmp_path / "pieces")
     run_ranks(2, train_round, str(whole.root), config)
     assert run_ranks(2, interrupted_pair, str(pieces.root), config) == [True, True]
     run_ranks(2, train_round, str(pieces.root), config)
@@ -137,9 +138,7 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_samples_and_is_fp32_c
     data: Path, begun: Path, tmp_path: Path
 ) -> None:
     config = small_config(data)
-    whole, moved = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "moved")
-    for run in (whole, moved):
-        shutil.copytree(begun, run.root)
+    whole, moved = copies(begun, tmp_path / "whole", tmp_path / "moved")
     train_round(World(), str(whole.root), config)
     with pytest.raises(Stopped):
         do_tasks(moved, config, World(), ("train round-00",), StopAfter(5))
@@ -209,6 +208,29 @@ def test_a_run_stopped_in_every_task_goes_on_to_the_same_end(
     assert stops >= 4
     for folder in ("labels", "evaluation"):
         assert file_bytes(run.root / folder) == file_bytes(finished / folder)
+
+
+def test_without_refresh_all_rounds_learn_from_the_first_labels(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    config = small_config(data, rounds=2)
+    config = replace(config, labels=replace(config.labels, refresh=False))
+    (run,) = copies(begun, tmp_path / "run")
+    do_tasks(run, config, World())
+    assert not run.labels(1).exists()
+    assert run.evaluation("val-round-01").exists()
+    assert final_checkpoint(run, 1).is_final
+    assert run.examples.exists()
+
+
+def test_without_rounds_a_run_ends_with_the_first_labels(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    (run,) = copies(begun, tmp_path / "run")
+    do_tasks(run, small_config(data, rounds=0), World())
+    assert run.evaluation("labels-round-00").exists()
+    assert not run.checkpoints("round-00").exists()
+    assert run.examples.exists()
 
 
 def test_samples_past_the_budget_stop_the_stage(data: Path, begun: Path, tmp_path: Path) -> None:
