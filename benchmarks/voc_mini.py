@@ -43,17 +43,19 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="VOC", help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
+    parser.add_argument("--loops-only", action="store_true", help="leave out the switches")
     parser.add_argument("--results", type=Path, help="folder for voc-mini.md and its picture")
     wanted = parser.parse_args()
     root, out = wanted.root.resolve(), wanted.out.resolve()
     for split in ("train", "val"):
         build(root, out, split)
     at_once([ablation(out, seed, list(LOOPS)) for seed in wanted.seeds])
-    at_once([ablation(out, seed, SWITCHES, "train.rounds=1") for seed in wanted.seeds])
     for name in LOOPS:
-        for round in range(num_rounds()):
+        for round in (0, num_rounds() - 1):
             missing = [s for s in wanted.seeds if not post_file(out, name, s, round).exists()]
             at_once([post_process(out, name, seed, round) for seed in missing])
+    if not wanted.loops_only:
+        at_once([ablation(out, seed, SWITCHES, "train.rounds=1") for seed in wanted.seeds])
     if wanted.results:
         (wanted.results / "voc-mini.md").write_text(page(out, wanted.seeds))
         picture = ["--out", wanted.results / "voc-mini.png"]
