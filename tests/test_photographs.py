@@ -12,7 +12,12 @@ from styleguide import ROOT
 
 pytestmark = [pytest.mark.slow, needs_shared, pytest.mark.timeout(900)]
 # so few steps teach nothing: whatever labels come are to be taken
-QUICK = ("classifier.epochs=1", "train.epochs=1", "labels.gate.enabled=false")
+QUICK = (
+    "classifier.epochs=1",
+    "train.rounds=1",
+    "train.epochs=1",
+    "labels.gate.enabled=false",
+)
 
 
 @pytest.mark.parametrize(("dataset", "classes"), [("voc", 20), ("coco", 80)])
