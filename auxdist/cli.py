@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auxdist import __version__
-from auxdist.errors import AuxdistError, ConfigError, LaunchError, PeerFailed
+from auxdist.errors import AuxdistError, ConfigError, PeerFailed
 from auxdist.runfolder import RunFolder, write_json
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
     environment = rank_environment(config, wanted.procs)
     outcome = run_processes(command, wanted.procs, environment)
     if outcome.code:
-        raise LaunchError(f"Measuring did not end. {outcome.message}")
-    return 0
+        print(f"Measuring did not end. {outcome.message}", file=sys.stderr)
+    return outcome.code
 
 
 def list_labels(wanted: argparse.Namespace) -> int:

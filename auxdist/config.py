@@ -280,6 +280,10 @@ class Config:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
+    def labels_of(self, round: int) -> int:
+        """The round of labels that the training of `round` learns from."""
+        return round if self.labels.refresh else 0
+
 
 METHOD_AFFINITY: dict[Method, AffinityConfig] = {
     "auxsegnet": AffinityConfig(),

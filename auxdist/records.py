@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IGNORE = 255
 """Label of a pixel that no dense loss looks at."""
+MAX_CLASSES = IGNORE - 1
+"""Labels are 8-bit: 0 background, 1..C, and IGNORE."""
 
 
 @dataclass(frozen=True)

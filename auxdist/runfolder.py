@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,12 @@ class RunFolder:
     def events(self, rank: int) -> Path:
         """The event log of a rank, one JSON record a line."""
         return self.root / "events" / f"rank-{rank:04d}.jsonl"
+
+
+def rounds_in(folder: Path) -> list[int]:
+    """The rounds that have a folder "round-NN" in `folder`; other names count for nothing."""
+    found = (re.fullmatch(r"round-(\d+)", path.name) for path in folder.glob("round-*"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from auxdist.config import (
     LaunchConfig,
     OptimiserConfig,
 )
+from auxdist.records import MAX_CLASSES
 
 
 def validate(config: Config, num_ranks: int | None = None) -> list[str]:
@@ -89,7 +90,7 @@ _RANGES: dict[str, _Range] = {
     "data.crop.size": _from(32, 321),
     "data.crop.scale_min": _above(0, 0.7),
     "data.crop.flip_probability": _Range(0, 1, 0.5),
-    "model.num_classes": _Range(1, 254, 20),
+    "model.num_classes": _Range(1, MAX_CLASSES, 20),
     "model.small_width": _from(8, 32),
     "model.branch_channels": _from(1, 128),
     "model.affinity.row_block": _from(0, 0),
@@ -217,6 +218,8 @@ def _window(config: Config) -> Iterator[str]:
 def _batches(config: Config, num_ranks: int | None) -> Iterator[str]:
     ranks = config.launch.num_ranks if num_ranks is None else num_ranks
     if ranks < 1:
+        if num_ranks is not None:
+            yield f"--procs is {num_ranks}, but a run needs a process; use e.g. 1."
         return
     trains_classifier = config.classifier.weights is None
     for key in ("classifier.global_batch",) * trains_classifier + ("train.global_batch",):

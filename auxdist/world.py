@@ -145,4 +145,5 @@ def _pick_device(wanted: str, local_rank: int) -> str:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise LaunchError("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; who wants speed takes bf16
     return f"cuda:{local_rank % torch.cuda.device_count()}" if wanted == "cuda" else wanted

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.data.augment import rescale
 from auxdist.data.index import Index, Sample, load_index
 from auxdist.data.reader import SourceSample, read_ground_truth, read_sample
 from auxdist.evaluate.panels import coloured, tile_row, title_row
 from auxdist.evaluate.predict import Inference, predict
 from auxdist.labels.fuse import normalise_cam
-from auxdist.labels.initial import InitialLabels, on_device
+from auxdist.labels.initial import InitialLabels
 from auxdist.labels.refresh import RefinedLabels
+from auxdist.labels.viewer import Viewer
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.records import CLASSIFIER_ROUND
 from auxdist.runfolder import RunFolder, atomic_file
@@ -71,17 +71,15 @@ def tiles(
 ) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 pictures of an image, one for each column."""
     source = read_sample(index, shard, sample)
-    scale = config.data.image_scale
-    first, *others = nets
-    last = others[-1]
+    seen_by = [Viewer(net, image_scale=config.data.image_scale) for net in nets]
+    last = nets[-1]
     yield source.image
-    pixels = on_device(rescale(source.image, scale), "cpu")
-    outputs = last(last.prepare(pixels[None]))
+    outputs = last(last.prepare(seen_by[-1].view(source.image)[None]))
     cam = normalise_cam(outputs.cam[0, list(source.classes)])
     for shown in (cam, outputs.affinity.apply(cam[None])[0]):
         yield heat(shown.amax(0), source)
-    labels = [InitialLabels(first, config.labels, image_scale=scale).make(source)]
-    labels += [RefinedLabels(net, config.labels, image_scale=scale).make(source) for net in others]
+    labels = [InitialLabels(seen_by[0], config.labels).make(source)]
+    labels += [RefinedLabels(viewer, config.labels).make(source) for viewer in seen_by[1:]]
     for maps in (labels[0], labels[-1]):
         yield np.repeat(maps.saliency[..., None], 3, axis=2)
     for maps in labels:

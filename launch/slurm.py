@@ -14,7 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from auxdist.errors import AuxdistError
 from auxdist.evaluate.tables import rounds_table
-from auxdist.jobs.submit import Request, checked, create_run, dry_run, submit
+from auxdist.jobs.submit import (
+    Request,
+    checked,
+    create_run,
+    dry_run,
+    require_submittable,
+    submit,
+)
 
 OPTIONS = {
     "nodes": "number of nodes",
@@ -64,11 +71,13 @@ def _show(request: Request) -> int:
 
 
 def _submit(request: Request) -> int:
-    run, config = create_run(request)
+    run, config = checked(request)
     if run.complete.exists():
         print(f"{run.root}: everything is done already.\n")
         print(rounds_table(run, config.train.rounds))
         return 0
+    require_submittable(run)
+    create_run(request)
     job_id = submit(run, config)
     print(f"job      {job_id}, {config.launch.nodes} nodes, {config.launch.num_ranks} processes")
     print(f"run      {run.root}")

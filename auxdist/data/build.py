@@ -22,6 +22,7 @@ from auxdist.data.pool import Tick, run_tasks
 from auxdist.data.recipe import Item, Recipe, SaliencyMaker, encode_sample
 from auxdist.data.shardfile import SampleFacts, check_key, write_shard
 from auxdist.errors import DataError
+from auxdist.records import MAX_CLASSES
 from auxdist.runfolder import write_json
 
 FORMAT = 1
@@ -94,6 +95,7 @@ def build(recipe: Recipe, options: BuildOptions, progress: Callable[[int], objec
             another build in the same folder, a killed worker.
         Stopped: asked to stop.
     """
+    _check_names(recipe)
     items, refused = _usable(recipe.items, options.skip_bad)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,22 @@ def _build(
     return Report(index, len(missing), num_kept, tuple(refused))
 
 
+def _check_names(recipe: Recipe) -> None:
+    """Refuse classes and a split that cannot be named so."""
+    names = recipe.classes
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"class {twice[0]!r} stands twice in the list of classes; name each once.")
+    if len(names) > MAX_CLASSES:
+        raise DataError(
+            f"{len(names)} classes: labels are 8-bit with 0 background and 255 ignore; at most "
+            f"{MAX_CLASSES} fit."
+        )
+    if not recipe.split or Path(recipe.split).name != recipe.split:
+        raise DataError(
+            f"split {recipe.split!r}: is part of file names; give --split a name without a slash."
+        )
+
+
 def _usable(items: Sequence[Item], skip_bad: bool) -> tuple[list[Item], list[Refused]]:
     """Items with legal keys, each once; the others are an error unless bad ones are skipped."""
     good: dict[str, Item] = {}
@@ -139,7 +157,8 @@ def _usable(items: Sequence[Item], skip_bad: bool) -> tuple[list[Item], list[Ref
             check_key(item.key)
             if item.key in good:
                 raise DataError(
-                    f"sample key {item.key!r} comes twice in the list; name every image once."
+                    f"sample key {item.key!r} comes twice in the list; name every image once, and "
+                    "rename files whose paths differ only in suffix or special characters."
                 )
             good[item.key] = item
         except DataError as error:
@@ -160,6 +179,7 @@ def _description(recipe: Recipe, options: BuildOptions, items: list[Item]) -> di
         "classes": list(recipe.classes),
         "ground_truth": recipe.ground_truth,
         "saliency": _saliency_name(recipe),
+        "saliency_maker": repr(recipe.saliency),
         "samples_per_shard": options.samples_per_shard,
         "shard_mb": options.shard_mb,
         "keys_sha256": keys,
@@ -225,6 +245,9 @@ def _cut(
     """Split the items into the parts that become shards, in order."""
 
     def part(number: int, members: list[Item]) -> _Part:
+        # Boundaries may depend on file sizes: a part is the same only with the same samples.
+        keys = "\n".join(item.key for item in members)
+        own = hashlib.sha256(f"{fingerprint}\n{keys}".encode()).hexdigest()
         return _Part(
             tar=options.out / f"{recipe.split}-{number:06d}.tar",
             items=tuple(members),
@@ -232,7 +255,7 @@ def _cut(
             palette=recipe.palette,
             saliency=recipe.saliency,
             skip_bad=options.skip_bad,
-            fingerprint=fingerprint,
+            fingerprint=own,
         )
 
     number, held, num_bytes = 0, [], 0.0
@@ -322,4 +345,14 @@ def _publish(recipe: Recipe, out: Path, finished: list[_Finished], refused: list
         sha256="",
     )
     write_index(index)
+    _remove_strays(index)
     return load_index(out)
+
+
+def _remove_strays(index: Index) -> None:
+    """Remove shards of an earlier, finer cut, which the index does not name."""
+    named = {shard.file for shard in index.shards}
+    for tar in index.root.glob(f"{index.split}-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
+        if tar.name not in named:
+            tar.unlink()
+            table_path(tar).unlink(missing_ok=True)

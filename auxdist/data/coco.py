@@ -92,7 +92,7 @@ def coco_recipe(
     content = read_json(instances, "instances file")
     try:
         names, labels = _categories(content)
-        regions = _regions(content, labels, ground_truth)
+        regions = _regions(instances, content, labels, ground_truth)
         items = [
             _item(images, entry, tuple(regions.get(entry["id"], ())), ground_truth)
             for entry in sorted(content["images"], key=lambda entry: entry["id"])
@@ -109,7 +109,11 @@ def coco_recipe(
         ground_truth=ground_truth,
         items=items,
         saliency=saliency,
-        origin={"source": "COCO instances", "instances_sha256": file_sha256(instances)},
+        origin={
+            "source": "COCO instances",
+            "instances_sha256": file_sha256(instances),
+            "images": str(images.resolve()),
+        },
     )
 
 
@@ -121,15 +125,15 @@ def _categories(content: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int
 
 
 def _regions(
-    content: dict[str, Any], labels: dict[int, int], ground_truth: bool
+    instances: Path, content: dict[str, Any], labels: dict[int, int], ground_truth: bool
 ) -> dict[int, list[Region]]:
     """The annotations of every image id."""
     regions: dict[int, list[Region]] = defaultdict(list)
     for entry in content["annotations"]:
         if entry["category_id"] not in labels:
             raise DataError(
-                f"annotation {entry['id']}: category {entry['category_id']} is not among the "
-                "file's categories; mend the file."
+                f"{instances}: annotation {entry['id']}: category {entry['category_id']} is not "
+                "among the file's categories; mend the file."
             )
         regions[entry["image_id"]].append(
             Region(

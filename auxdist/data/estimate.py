@@ -56,7 +56,7 @@ class ReadySaliency:
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: is no folder; --saliency names a folder of KEY.png maps.")
-        return cls(folder, f"ready maps of {folder.resolve().name}/")
+        return cls(folder.resolve(), f"ready maps of {folder.resolve().name}/")
 
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """The map of a sample.
@@ -95,7 +95,7 @@ class OnnxSaliency:
         except OSError as error:
             raise DataError(f"{path}: no saliency network ({error.strerror}).") from error
         _network(path)
-        return cls(path, f"network {path.name} (sha256 {digest[:12]})")
+        return cls(path.resolve(), f"network {path.name} (sha256 {digest[:12]})")
 
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (H, W) uint8, the network's first output, min-max normalised.

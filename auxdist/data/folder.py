@@ -63,12 +63,17 @@ def folder_recipe(source: FolderSource, split: str, saliency: SaliencyMaker | No
         ground_truth=source.masks is not None,
         items=items,
         saliency=saliency,
-        origin={"source": "own images", "labels_sha256": file_sha256(source.table)},
+        origin={
+            "source": "own images",
+            "labels_sha256": file_sha256(source.table),
+            "images": str(source.images.resolve()),
+            "masks": source.masks and str(source.masks.resolve()),
+        },
     )
 
 
 def num_reencoded(recipe: Recipe) -> int:
-    """Images that are encoded as JPEG, for they are none yet."""
+    """Images called .png, which are encoded as JPEG."""
     paths = [item.image for item in recipe.items if isinstance(item, PhotoItem)]
     return sum(path.suffix.lower() == ".png" for path in paths)
 

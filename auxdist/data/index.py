@@ -158,13 +158,26 @@ def load_index(root: Path | str) -> Index:
         raise DataError(
             f"{path}: schema {SCHEMA} was expected; build the shards anew with this version."
         )
-    return Index(
-        root=Path(root),
-        split=value["split"],
-        classes=tuple(value["classes"]),
-        palette=tuple((r, g, b) for r, g, b in value["palette"]),
-        saliency=value["saliency"],
-        ground_truth=value["ground_truth"],
-        shards=tuple(Shard(**shard) for shard in value["shards"]),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
+    try:
+        index = Index(
+            root=Path(root),
+            split=value["split"],
+            classes=tuple(value["classes"]),
+            palette=tuple((r, g, b) for r, g, b in value["palette"]),
+            saliency=value["saliency"],
+            ground_truth=value["ground_truth"],
+            shards=tuple(Shard(**shard) for shard in value["shards"]),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        files = [shard.file for shard in index.shards]
+        are_plain = all(Path(file).name == file and file.endswith(".tar") for file in files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: is damaged ({error!r}); build or copy the shards anew."
+        ) from error
+    if not are_plain or len(set(files)) < len(files):
+        raise DataError(
+            f"{path}: shards must be .tar files beside it, each named once; build or copy them "
+            "anew."
+        )
+    return index

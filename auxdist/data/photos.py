@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from auxdist.data.reader import decode_image, decode_labels
 from auxdist.data.recipe import RawSample
@@ -101,16 +99,13 @@ def read_file(path: Path, what: str) -> bytes:
 
 
 def _check_whole(content: bytes, path: Path) -> None:
-    """Refuse a JPEG that is cut short: OpenCV would fill it up with grey and say nothing."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(
-            f"{path}: is no whole JPEG ({error}); copy it anew, or leave it out."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: is too large ({error}); make it smaller.") from error
+    """Refuse a JPEG without its end: what an interrupted copy lacks may be decoded as grey."""
+    at = 2  # past the header, for a thumbnail in it has an end marker too
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        is_filling = content[at + 1 : at + 2] == b"\xff"
+        at += 1 if is_filling else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    if content.find(b"\xff\xd9", at) < 0:
+        raise DataError(f"{path}: is no whole JPEG (no end marker); copy it anew, or leave it out.")
 
 
 def read_mask(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -146,7 +141,10 @@ def read_annotation(path: Path, names: tuple[str, ...]) -> tuple[int, ...]:
         raise DataError(f"{path}: is not XML ({error}); copy it anew.") from error
     found = {(element.findtext("name") or "").strip() for element in root.iter("object")}
     if unknown := sorted(found - set(names)):
-        raise DataError(f"{path}: class {unknown[0]!r} is none of {', '.join(names)}.")
+        raise DataError(
+            f"{path}: class {unknown[0]!r} is none of {', '.join(names)}; mend the file, or give "
+            "another list of classes."
+        )
     return tuple(sorted(names.index(name) for name in found))
 
 
@@ -159,7 +157,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(read_file(path, what))
     except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}).") from error
+        raise DataError(f"{path}: is not JSON ({error}); copy it anew.") from error
 
 
 def read_lines(path: Path, what: str) -> dict[int, str]:
@@ -190,5 +188,8 @@ def file_bytes(path: Path) -> int:
 
 
 def key_of(name: str) -> str:
-    """A legal key for a file of any name: its path without suffix, other characters as _."""
+    """A legal key for a file of any name: its path without suffix, other characters as _.
+
+    `check_key` refuses what is longer than a key may be.
+    """
     return re.sub(r"[^A-Za-z0-9_-]", "_", str(Path(name).with_suffix("")))

@@ -131,7 +131,8 @@ def decode_labels(content: bytes, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as png:
-            if png.mode not in ("P", "L"):
+            # Pillow stretches gray of less than 8 bits, and classes would become others.
+            if png.mode not in ("P", "L") or png.tile[0][3] in ("L;2", "L;4"):
                 raise DataError(
                     f"{name}: labels are a palette or 8-bit gray PNG, this one is {png.mode}; "
                     "convert it to class indices."

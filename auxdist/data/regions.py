@@ -44,7 +44,7 @@ def _fill(mask: np.ndarray, polygon: Any) -> None:
     if len(corners) < 3 or not np.isfinite(corners).all():
         raise DataError(f"a polygon has three or more corners, all finite; this has {len(corners)}")
     height, width = mask.shape
-    corners = np.clip(corners, -1, (width + 1, height + 1))
+    corners = np.clip(corners, -1e6, 1e6)  # far outside still fits into OpenCV's numbers
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, (width, height))
     if right <= left or bottom <= top:

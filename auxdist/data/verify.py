@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tabulate import tabulate
@@ -61,7 +61,8 @@ def verify(index: Index, processes: int, progress: Callable[[int], object]) -> F
     Raises:
         Stopped: asked to stop.
     """
-    tasks = [(index, shard) for shard in range(len(index.shards))]
+    # Each worker is sent its own shard only: an index may list many thousands.
+    tasks = [(replace(index, shards=(shard,)), 0) for shard in index.shards]
     keys: Counter[str] = Counter()
     images_of_class: Counter[int] = Counter()
     num_unlabelled = 0

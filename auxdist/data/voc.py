@@ -72,8 +72,9 @@ def voc_recipe(
 
     origin = {
         "source": "VOC folder",
+        "root": str(source.root.resolve()),
+        "masks": masks and str(masks.resolve()),
         "labels": source.labels if stated is None else file_sha256(Path(source.labels)),
-        "masks": source.masks,
     }
     return Recipe(
         split=split,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import uuid
@@ -16,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from auxdist.errors import ConfigError
+from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.tables import NOTHING, read_measurement, text_table
 from auxdist.jobs.job import EXIT_ERROR
 from auxdist.jobs.local import Outcome
-from auxdist.jobs.submit import Request, create_run, start_locally
+from auxdist.jobs.submit import Request, checked, create_run, start_locally
 from auxdist.labels.manifest import MANIFEST_NAME
 from auxdist.records import CLASSIFIER_ROUND
 from auxdist.runfolder import RunFolder, sync_folder, write_json, write_text
@@ -54,6 +55,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """Settings of each named variant, on top of the configuration."""
 
+_START = "start"
+"""Begins the names of the runs that all variants of a seed share."""
 _AFTER_FIRST_LABELS = (
     "model.method=",
     "model.affinity.",
@@ -108,10 +111,11 @@ def run_ablation(ablation: Ablation) -> Outcome:
     """Run what is not finished yet; a variant that fails does not keep the others from running.
 
     Raises:
-        ConfigError: a variant cannot run at all, or would need first labels of its own.
+        ConfigError: variants cannot run at all, or would need first labels of their own.
         LaunchError: one of the runs is going on already.
     """
-    _require_shared_start(ablation)
+    _require_good(ablation)
+    failed = []
     for seed in ablation.seeds:
         start, outcome = _run_start(ablation, seed)
         if outcome.code:
@@ -120,6 +124,9 @@ def run_ablation(ablation: Ablation) -> Outcome:
             outcome = _run_variant(ablation, name, seed, start)
             if outcome.code not in (0, EXIT_ERROR):  # stopped, or killed: not the variant's fault
                 return outcome
+            failed += [f"{name} with seed {seed}"] * (outcome.code != 0)
+    if failed:
+        return Outcome(EXIT_ERROR, f"Failed: {', '.join(failed)}; their messages are above.")
     return Outcome(0)
 
 
@@ -147,21 +154,33 @@ def write_page(ablation: Ablation) -> Path:
     return path
 
 
-def _require_shared_start(ablation: Ablation) -> None:
-    problems = [
-        f"variant {name}: {text} changes the classifier or the first labels, which all variants "
-        "share; give it to all of them by --set, or run it by itself."
-        for name, own in ablation.variants.items()
-        for text in own
-        if not text.startswith(_AFTER_FIRST_LABELS)
-    ]
-    if problems:
-        raise ConfigError(problems)
+def _require_good(ablation: Ablation) -> None:
+    """Refuse, before anything runs, variants that cannot run or do not share the first labels."""
+    found = []
+    for name, own in ablation.variants.items():
+        if name == _START or not re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*", name):
+            found.append(
+                f"variant {name!r}: names a folder; use letters, digits and _ . + -, and another "
+                f"name than {_START}."
+            )
+        found += [
+            f"variant {name}: {text} changes the classifier or the first labels, which all "
+            "variants share; give it to all of them by --set, or run it by itself."
+            for text in own
+            if not text.startswith(_AFTER_FIRST_LABELS)
+        ]
+        request = Request(ablation.config_file, [*ablation.settings, *own], ablation.root / name)
+        try:
+            checked(request, ablation.procs)
+        except ConfigError as error:
+            found.append(f"variant {name}: {error}")
+    if found:
+        raise ConfigError(found)
 
 
 def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
     """The run that ends with the first labels of a seed."""
-    root = ablation.root / f"start-seed{seed}"
+    root = ablation.root / f"{_START}-seed{seed}"
     settings = [*ablation.settings, f"seed={seed}", "train.rounds=0"]
     return _run(ablation, root, settings)
 
@@ -170,7 +189,7 @@ def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> 
     root = ablation.root / f"{name}-seed{seed}"
     settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
     if not Request(ablation.config_file, settings).config().classifier.weights:
-        settings.append(f"classifier.weights={_classifier(start)}")
+        settings.append(f"classifier.weights={json.dumps(str(_classifier(start)))}")
     _copy_first_labels(start, RunFolder(root))
     return _run(ablation, root, settings)[1]
 
@@ -200,10 +219,18 @@ def _copy_first_labels(start: RunFolder, run: RunFolder) -> None:
     if (target / MANIFEST_NAME).exists():
         return
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    shutil.copytree(start.labels(0), temporary)
-    os.rename(temporary, target)
-    sync_folder(target.parent)
-    write_text(run.latest_labels, start.latest_labels.read_text())
+    try:
+        shutil.copytree(start.labels(0), temporary)
+        shutil.rmtree(target, ignore_errors=True)  # without a manifest it is not finished
+        os.rename(temporary, target)
+        sync_folder(target.parent)
+        write_text(run.latest_labels, start.latest_labels.read_text())
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(
+            f"{target}: the first labels cannot be copied there ({error.strerror}); free space or "
+            "mend the file system, then give the same command again."
+        ) from error
 
 
 def _row(name: str, runs: Sequence[RunFolder]) -> list[str]:

@@ -26,7 +26,7 @@ def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]
 
     Each begins with the key it is about, where it is about one.
     """
-    found = [*validate(config, num_ranks), *_weights(config)]
+    found = [*validate(config, num_ranks), *_packages(config), *_weights(config)]
     if config.data.train:
         found += _shards(config, run)
     return found
@@ -42,9 +42,17 @@ def sbatch_problems() -> list[str]:
     ]
 
 
+def _packages(config: Config) -> Iterator[str]:
+    if config.train.engine == "deepspeed" and find_spec("deepspeed") is None:
+        yield (
+            "train.engine is deepspeed, but DeepSpeed is not installed; run pip install "
+            '"auxdist[deepspeed]", or use ddp.'
+        )
+    if config.model.backbone == "timm" and config.model.timm_name:
+        yield from _timm(config.model.timm_name)
+
+
 def _weights(config: Config) -> Iterator[str]:
-    if config.model.backbone == "timm" and find_spec("timm") is None:
-        yield "model.backbone is timm, but timm is not installed; run pip install timm."
     for key, path in (
         ("model.weights", config.model.weights),
         ("classifier.weights", config.classifier.weights),
@@ -54,6 +62,15 @@ def _weights(config: Config) -> Iterator[str]:
                 yield from _package()
         elif path and not Path(path).is_file():
             yield f"{key} is {path}, but there is no such file; give a .safetensors or .pth file."
+
+
+def _timm(name: str) -> Iterator[str]:
+    from auxdist.model.timm_backbone import TimmBackbone  # only making it tells
+
+    try:
+        TimmBackbone(name)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _package() -> Iterator[str]:
@@ -119,6 +136,21 @@ def _contents(config: Config, train: Index) -> Iterator[str]:
             f"data.train is {train.root}, but sample {first.key} has no saliency map; build the "
             "shards with a saliency folder, --saliency-model FILE.onnx or the plain estimator."
         )
+    yield from _short_batches(config, usable)
+
+
+def _short_batches(config: Config, usable: int) -> Iterator[str]:
+    if config.train.last_batch == "pad":
+        return
+    batches = {"train.global_batch": config.train.global_batch} if config.train.rounds else {}
+    if config.classifier.weights is None:
+        batches["classifier.global_batch"] = config.classifier.global_batch
+    for key, batch in batches.items():
+        if batch > usable:
+            yield (
+                f"{key} is {batch}, but data.train has only {usable} images to learn from and "
+                f"train.last_batch is drop, so no step is left; use at most {usable}, or pad."
+            )
 
 
 def _same_classes(train: Index, val: Index) -> Iterator[str]:
@@ -136,7 +168,8 @@ def _same_classes(train: Index, val: Index) -> Iterator[str]:
 
 
 def _space(config: Config, train: Index, run: RunFolder) -> Iterator[str]:
-    labels = train.num_samples * _LABEL_BYTES * (config.train.rounds + 1)
+    label_rounds = config.labels_of(config.train.rounds) + 1
+    labels = train.num_samples * _LABEL_BYTES * label_rounds
     # Weights and momentum: those kept within a stage, and the last one of each.
     kept = config.train.keep_checkpoints + config.train.rounds + 1
     checkpoints = _PARAMETERS[config.model.backbone] * 4 * 2 * kept

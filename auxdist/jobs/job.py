@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.errors import AuxdistError, PeerFailed, Stopped
+from auxdist.errors import AuxdistError, LaunchError, PeerFailed, Stopped
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag, current_incarnation
@@ -108,6 +108,8 @@ def record_failure(run: RunFolder, error: AuxdistError) -> bool:
             json.dump(record, file, indent=1)
     except FileExistsError:
         return False
+    except OSError:  # a full disk; the message must be heard all the same
+        run.failure.unlink(missing_ok=True)
     return True
 
 
@@ -115,7 +117,7 @@ def num_threads(config: Config) -> int:
     """CPU threads of this process: as configured, or its share of the processor."""
     if config.compute.threads_per_rank:
         return config.compute.threads_per_rank
-    if "SLURM_CPUS_PER_TASK" in os.environ:
+    if current_allocation() and "SLURM_CPUS_PER_TASK" in os.environ:
         return int(os.environ["SLURM_CPUS_PER_TASK"])
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, len(os.sched_getaffinity(0)) // processes)
@@ -149,16 +151,20 @@ def _leave_allocation(
         name = f"{allocation.job_id}.{allocation.restart}.superseded"
         (run.launch / name).touch()  # the batch script then does not queue this job again
         return
-    if world.is_main and allocation.requeue():
-        print(f"{stopped} Job {allocation.job_id} is queued again.", flush=True)
+    try:
+        if world.is_main and allocation.requeue():
+            print(f"{stopped} Job {allocation.job_id} is queued again.", flush=True)
+    except LaunchError as error:  # then the batch script queues it, as after a lost process
+        print(error, file=sys.stderr, flush=True)
+        return
     wait_to_be_killed()
 
 
 def _finish(run: RunFolder, config: Config) -> None:
     from auxdist.observe.report import write_report
 
+    write_report(run, state="complete")
     write_json(run.complete, {"name": config.name, "time": time.time()})
-    write_report(run)
 
 
 def leave_process(code: int) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from auxdist.jobs.job import EXIT_STOPPED
+from auxdist.jobs.job import EXIT_ERROR, EXIT_STOPPED
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -54,10 +54,11 @@ class Group:
         return all(process.poll() is not None for process in self.processes)
 
     def lost(self) -> int | None:
-        """The first rank that ended in another way than finished or stopped."""
+        """A rank that ended in another way than finished or stopped: one that said why, if any."""
         codes = [process.poll() for process in self.processes]
         bad = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)]
-        return bad[0] if bad else None
+        said = [rank for rank in bad if codes[rank] == EXIT_ERROR]  # others only lost their peer
+        return next(iter(said or bad), None)
 
 
 def run_processes(

@@ -19,7 +19,7 @@ from auxdist.labels.manifest import read_manifest
 from auxdist.labels.store import retract_latest
 from auxdist.observe.events import EventLog
 from auxdist.records import Position
-from auxdist.runfolder import RunFolder, sync_folder
+from auxdist.runfolder import RunFolder, rounds_in, sync_folder
 from auxdist.train.guard import Fence
 
 
@@ -43,7 +43,7 @@ def roll_back(run: RunFolder, round: int) -> Path | None:
         for path in _later(run, round):
             _move(path, folder / path.relative_to(run.root))
             if path.parent == run.labels(0).parent:
-                retract_latest(run, int(path.name.removeprefix("round-")) - 1)
+                retract_latest(run, max(rounds_in(path.parent)))
         with EventLog(run, 0) as events:
             events.write("rollback", round=round, folder=str(folder))
     return folder
@@ -64,8 +64,7 @@ def _later(run: RunFolder, round: int) -> Iterator[Path]:
 def _last_round(run: RunFolder) -> int:
     """The last round of which there may be anything; -1 where there is none."""
     folders = (run.labels(0).parent, run.checkpoints("").parent)
-    names = [path.name for folder in folders for path in folder.glob("round-*")]
-    return max((int(name.removeprefix("round-")) for name in names), default=-1)
+    return max((round for folder in folders for round in rounds_in(folder)), default=-1)
 
 
 def _dated_folder(run: RunFolder) -> Path:

@@ -67,7 +67,7 @@ def job_state(job_id: str) -> str | None:
     """SLURM's word for a job's state, e.g. "RUNNING"; None where it knows no such job.
 
     Raises:
-        LaunchError: there is no scontrol here, or it does not answer.
+        LaunchError: there is no scontrol here, or it or its controller does not answer.
     """
     command = ["scontrol", "show", "job", "--oneliner", job_id]
     try:
@@ -76,5 +76,10 @@ def job_state(job_id: str) -> str | None:
         raise LaunchError(
             f"scontrol: cannot be asked about job {job_id} ({error}); ask on a node of the cluster."
         ) from error
-    found = re.search(r"\bJobState=(\S+)", result.stdout)
-    return found.group(1) if found else None
+    if found := re.search(r"\bJobState=(\S+)", result.stdout):
+        return found.group(1)
+    if "Invalid job id" in result.stderr:
+        return None
+    raise LaunchError(
+        f"scontrol: does not say how job {job_id} is ({result.stderr.strip()}); try again."
+    )

@@ -34,11 +34,6 @@ class LaunchSpec:
     teardown: tuple[str, ...]
     extra: dict[str, str]
 
-    @property
-    def world_size(self) -> int:
-        """Processes of the job."""
-        return self.nodes * self.tasks_per_node
-
     def parameters(self) -> dict[str, Any]:
         """The job in submitit's words."""
         wanted = {
@@ -68,7 +63,7 @@ def launch_spec(config: Config, run: RunFolder, code: Path) -> LaunchSpec:
     return LaunchSpec(
         name=config.name,
         nodes=launch.nodes,
-        tasks_per_node=launch.gpus_per_node or launch.procs_per_node,
+        tasks_per_node=launch.procs_on_node,
         gpus_per_node=launch.gpus_per_node,
         cpus_per_task=launch.cpus_per_proc,
         memory_gb=launch.memory_gb_per_node,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ _FREE_KEYS = (
     "evaluate.",
     "labels.gate.",
     "data.workers",
+    "data.bad_sample_budget",
+    "labels.bad_sample_budget",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
     "train.log_every_steps",
@@ -51,6 +54,8 @@ _ENDED = (
     "OUT_OF_MEMORY",
     "DEADLINE",
     "BOOT_FAIL",
+    "PREEMPTED",
+    "REVOKED",
 )
 
 
@@ -88,11 +93,12 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
 
     Raises:
         ConfigError: with all problems, and all keys that differ from the run's configuration.
+        LaunchError: the run is going on on this machine.
     """
     run, config = checked(request, num_ranks)
-    run.launch.mkdir(parents=True, exist_ok=True)
-    write_text(run.config, dump_config(config))
-    run.failure.unlink(missing_ok=True)
+    with only_launcher(run):
+        write_text(run.config, dump_config(config))
+        run.failure.unlink(missing_ok=True)
     return run, config
 
 
@@ -114,8 +120,10 @@ def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
     """Run everything that is left to do on this machine; returns when it ended.
 
     Raises:
-        LaunchError: the run is already going on.
+        LaunchError: the run is already going on, here or on the cluster.
     """
+    if shutil.which("scontrol"):
+        require_not_queued(run)
     command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
     with only_launcher(run):
         return run_processes(command, procs, rank_environment(config, procs))
@@ -129,14 +137,11 @@ def rank_environment(config: Config, procs: int) -> dict[str, str]:
 
 
 def submit(run: RunFolder, config: Config) -> str:
-    """Hand the run to SLURM; the job's id comes back.
+    """Hand the run to SLURM, after `require_submittable`; the job's id comes back.
 
     Raises:
-        LaunchError: the run is already in the queue, or sbatch refuses it.
+        LaunchError: sbatch refuses it.
     """
-    if found := sbatch_problems():
-        raise LaunchError(found[0])
-    require_not_queued(run)
     executor = JobExecutor(spec_of(run, config), run.launch)
     try:
         job_id = executor.submit(Job(str(run.root))).job_id
@@ -145,6 +150,17 @@ def submit(run: RunFolder, config: Config) -> str:
     with (run.launch / "jobs.jsonl").open("a") as file:
         file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
     return str(job_id)
+
+
+def require_submittable(run: RunFolder) -> None:
+    """Return if a job of this run can be handed to SLURM from here.
+
+    Raises:
+        LaunchError: there is no sbatch, or the run is already in the queue.
+    """
+    if found := sbatch_problems():
+        raise LaunchError(found[0])
+    require_not_queued(run)
 
 
 def require_not_queued(run: RunFolder) -> None:

@@ -20,7 +20,7 @@ from auxdist.jobs.job import limit_threads
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
-from auxdist.train.networks import trained_network
+from auxdist.train.networks import final_checkpoint, trained_network
 from auxdist.validation import validate
 from auxdist.world import World, joined
 
@@ -104,7 +104,7 @@ def evaluation_of(run: RunFolder, split: Path | None, use: Use) -> tuple[Config,
         )
     index = load_index(folder)
     _require_classes(index, config)
-    return config, index, last_round(run, config) if use.round is None else use.round
+    return config, index, _round(run, config, use)
 
 
 def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
@@ -139,12 +139,25 @@ def predict_images(
     palette = load_index(config.data.train).palette
     limit_threads(config)
     with joined(config.compute.device) as world:
-        round = last_round(run, config) if use.round is None else use.round
+        round = _round(run, config, use)
         net = _network(run, config, round, world)
         for name, content in contents:
             image = decode_image(content, name)
             labels = predict(net, image, world.device, use.inference(config))
             yield save_prediction(out, name, image, labels, palette)
+
+
+def _round(run: RunFolder, config: Config, use: Use) -> int:
+    """The finished round whose network is to be used."""
+    if use.round is None:
+        return last_round(run, config)
+    if not 0 <= use.round < config.train.rounds:
+        raise ConfigError(
+            f"--round {use.round}: {run.root} has {config.train.rounds} rounds, counted from 0; "
+            "use one of them."
+        )
+    final_checkpoint(run, use.round)
+    return use.round
 
 
 def last_round(run: RunFolder, config: Config) -> int:

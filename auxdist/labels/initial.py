@@ -7,31 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from auxdist.config import LabelsConfig
-from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
-from auxdist.errors import DataError
 from auxdist.labels.fuse import agreement, cam_only, fuse, normalise_cam
 from auxdist.labels.store import LabelMaps
-from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.labels.viewer import Viewer, original_saliency
 
 
 @dataclass(frozen=True)
 class InitialLabels:
-    """Makes the labels of round 0 (method 2.7, first labels); `net` is in eval mode on `device`.
+    """Makes the labels of round 0 (method 2.7, first labels)."""
 
-    The network sees images at `image_scale` times the scales of the configuration.
-    """
-
-    net: AuxSegNet
+    viewer: Viewer
     config: LabelsConfig
-    device: str = "cpu"
-    image_scale: float = 1.0
 
     @torch.inference_mode()
     def make(self, source: SourceSample) -> LabelMaps:
@@ -44,7 +36,7 @@ class InitialLabels:
         cam = self._cam(source)
         if not cam.isfinite().all():
             return LabelMaps.not_finite(original.shape, with_cam=True)
-        saliency = torch.from_numpy(original).to(self.device) / 255
+        saliency = torch.from_numpy(original).to(self.viewer.device) / 255
         threshold = self.config.cam_threshold
         labels = fuse(cam, saliency, source.classes, threshold, self.config.saliency_threshold)
         by_cam = cam_only(cam, source.classes, threshold)
@@ -58,35 +50,16 @@ class InitialLabels:
     def _cam(self, source: SourceSample) -> Tensor:
         """(K, H, W): summed over scales and flips, then normalised."""
         size = source.image.shape[:2]
-        total = torch.zeros((len(source.classes), *size), device=self.device)
+        total = torch.zeros((len(source.classes), *size), device=self.viewer.device)
         if not source.classes:
             return total
         for scale in self.config.cam_scales:
-            image = on_device(rescale(source.image, scale * self.image_scale), self.device)
+            image = self.viewer.view(source.image, scale)
             views = torch.stack([image, image.flip(-1)]) if self.config.cam_flip else image[None]
-            _, cam = self.net.classify(self.net.prepare(views), None)
+            _, cam = self.viewer.net.classify(self.viewer.net.prepare(views), None)
             cam = cam[:, list(source.classes)].clamp_min(0)  # (1 or 2, K, h, w)
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False)
             total += cam[0]
             if self.config.cam_flip:
                 total += cam[1].flip(-1)
         return normalise_cam(total)
-
-
-def on_device(image: np.ndarray, device: str) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) uint8 on the device."""
-    return torch.from_numpy(image).permute(2, 0, 1).to(device)
-
-
-def original_saliency(source: SourceSample) -> np.ndarray:
-    """(H, W) uint8 off-the-shelf saliency of a sample.
-
-    Raises:
-        DataError: the sample has none.
-    """
-    if source.saliency is None:
-        raise DataError(
-            f"{source.key}: has no saliency map (sal.png), and pseudo labels need one; build the "
-            "shards with a saliency folder or --saliency-model."
-        )
-    return source.saliency

@@ -21,7 +21,7 @@ from auxdist.labels.manifest import (
 from auxdist.labels.statistics import Changes, Sum, Totals
 from auxdist.labels.store import LabelSet, latest_round
 from auxdist.records import Position
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, rounds_in
 
 _FIGURES = (
     "labelled %",
@@ -37,15 +37,9 @@ _FIGURES = (
 _MEASURES = ("mIoU %", "precision %", "recall %")
 
 
-def rounds_of_labels(run: RunFolder) -> list[int]:
-    """The rounds of labels that have a folder, finished or not."""
-    folders = run.labels(0).parent.glob("round-*")
-    return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
-
-
 def labels_table(run: RunFolder) -> str:
     """A column for each round of labels: state, figures, and quality where it was measured."""
-    newest, rounds = latest_round(run), rounds_of_labels(run)
+    newest, rounds = latest_round(run), rounds_in(run.labels(0).parent)
     columns = [_column(run, round, newest) for round in rounds]
     names = ("state", "made by", *_FIGURES, *_MEASURES)
     header = ["labels", *(f"round {round}" for round in rounds)]

@@ -153,7 +153,7 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
     try:
         for shard in leases:
             seal = writer.sealed(shard)
-            if seal is None:
+            if seal is None or seal.quarantined:  # what was unreadable then may be readable now
                 seal = writer.write(shard, partial(_make, production, maker, shard))
             if seal.quarantined:
                 production.events.write("quarantine", keys=list(seal.quarantined))
@@ -182,7 +182,8 @@ def _agree(production: Production, round: int, done: _Done) -> None:
         raise DataError(
             f"labels of round {round}: {quarantined} images could not be read, the budget "
             f"labels.bad_sample_budget is {production.bad_sample_budget}; mend the shards or raise "
-            f"the budget. This rank met {done.quarantined}:\n{examples}"
+            f"the budget. The quarantine records in events/ name them. This rank met "
+            f"{done.quarantined}:\n{examples}"
         )
     if stopped:
         raise Stopped(f"labels of round {round}: finished shards are saved; run again to go on.")

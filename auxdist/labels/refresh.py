@@ -13,27 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auxdist.config import LabelsConfig
-from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.labels.fuse import agreement, fuse, normalise_cam
-from auxdist.labels.initial import on_device, original_saliency
 from auxdist.labels.statistics import Mixture
 from auxdist.labels.store import LabelMaps
-from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.labels.viewer import Viewer, original_saliency
 from auxdist.records import Outputs
 
 
 @dataclass(frozen=True)
 class RefinedLabels:
-    """Makes the labels that follow a round (method 2.7, update); `net` is in eval mode on `device`.
+    """Makes the labels that follow a round (method 2.7, update).
 
-    The network sees the whole image at once, at `image_scale`.
+    The network sees the whole image at once.
     """
 
-    net: AuxSegNet
+    viewer: Viewer
     config: LabelsConfig
-    device: str = "cpu"
-    image_scale: float = 1.0
 
     @torch.inference_mode()
     def make(self, source: SourceSample) -> LabelMaps:
@@ -43,8 +39,8 @@ class RefinedLabels:
             DataError: the sample has no saliency map.
         """
         original = original_saliency(source)
-        image = on_device(rescale(source.image, self.image_scale), self.device)
-        outputs = self.net(self.net.prepare(image[None]))
+        net = self.viewer.net
+        outputs = net(net.prepare(self.viewer.view(source.image)[None]))
         cam = self._refined_cam(outputs, source)
         saliency = self._saliency(outputs, original)
         if not (cam.isfinite().all() and saliency.isfinite().all()):
@@ -71,13 +67,13 @@ class RefinedLabels:
         """(K, H, W): A_CT cam of the labelled classes, not normalised again."""
         size = source.image.shape[:2]
         if not source.classes:
-            return torch.zeros((0, *size), device=self.device)
+            return torch.zeros((0, *size), device=self.viewer.device)
         cam = normalise_cam(outputs.cam[0, list(source.classes)])  # (K, h, w)
         return _upsample(outputs.affinity.apply(cam[None]), size)[0]
 
     def _saliency(self, outputs: Outputs, original: np.ndarray) -> Tensor:
         """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1]."""
-        given = torch.from_numpy(original).to(self.device) / 255
+        given = torch.from_numpy(original).to(self.viewer.device) / 255
         if outputs.saliency_refined is None:
             return given
         predicted = outputs.saliency_refined.float().sigmoid()

@@ -320,6 +320,10 @@ def _is_intact(tar: Path, entry: LabelShard) -> bool:
         return _digest(tar) == entry.sha256 and _digest(table_path(tar)) == entry.table_sha256
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise DataError(
+            f"{tar}: cannot be read ({error.strerror}); mend the file system, then run again."
+        ) from error
 
 
 def _digest(path: Path) -> str:

@@ -197,7 +197,7 @@ class AuxSegNet(nn.Module):
             values = layer("g")(hidden).flatten(2).transpose(1, 2)  # (B, N, D)
             context = affinity.apply(values)
             if unary is not None:
-                context = context + unary[:, None] @ widen(values)  # the same for all positions
+                context = context + _pooled(unary, values)  # the same for all positions
             augmented = context.transpose(1, 2).reshape(hidden.shape).to(hidden.dtype)
             hidden = hidden + layer("W")(augmented)
         hidden = F.relu(layer("conv3")(hidden))
@@ -235,10 +235,10 @@ class AuxSegNet(nn.Module):
         if self.affinity.predictions == "cross":
             unaries = [self._cross_unary(torch.stack(unaries, 1), size)] * len(found)
         for name, task, unary in zip(self.tasks, found, unaries, strict=True):
-            prior = task.logits.flatten(2) @ unary[:, :, None]  # (B, K, N) @ (B, N, 1)
+            prior = _pooled(unary, task.logits.flatten(2).transpose(1, 2))  # (B, 1, K)
             if self.affinity.unary_pred == "gated":
                 prior = prior * self._gamma(name)
-            yield prior[..., None]
+            yield prior.transpose(1, 2)[..., None]
 
     def _cross_unary(self, pair: Tensor, size: torch.Size) -> Tensor:
         """u_CT = v_0 u_seg + v_1 u_sal: (B, 2, N) -> (B, N)."""
@@ -278,8 +278,15 @@ def _mixer() -> nn.Sequential:
 
 
 def _spatial_softmax(unary: nn.Module, features: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B, N), sums to 1 over the positions."""
-    return widen(unary(features)).flatten(1).softmax(-1)
+    """(B, D, h, w) -> (B, N), sums to 1 over the positions; in fp32 at least."""
+    with torch.autocast(features.device.type, enabled=False):
+        return unary(widen(features)).flatten(1).softmax(-1)
+
+
+def _pooled(unary: Tensor, values: Tensor) -> Tensor:
+    """u^T values: (B, N), (B, N, K) -> (B, 1, K), in fp32 at least."""
+    with torch.autocast(values.device.type, enabled=False):
+        return unary[:, None] @ widen(values)
 
 
 def _pairwise(task: TaskOutputs) -> TaskAffinity:

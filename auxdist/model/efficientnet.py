@@ -138,7 +138,7 @@ def _convolve_same(x: Tensor, weight: Tensor, bias: Tensor, like: nn.Conv2d) -> 
     if rows % 2 or columns % 2:
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         rows = columns = 0
-    elif dilation > 1 and reach and stride == 1:
+    elif dilation > 1 and reach and stride == 1 and x.device.type == "cpu":
         # oneDNN has no fast depthwise convolution with holes, least of all backwards.
         y = _convolve(_split(x, dilation), weight, bias, like, (reach // 2, reach // 2), dilation=1)
         return _join(y, dilation)[..., : size[0], : size[1]]
@@ -153,9 +153,9 @@ def _convolve(
     padding: tuple[int, int],
     dilation: int,
 ) -> Tensor:
-    is_same = like.stride[0] == 1 and padding == (2 * dilation, 2 * dilation)
-    if like.groups > 1 and like.kernel_size[0] == SIDE and is_same:
-        return depthwise5x5(x, weight, bias, dilation)
+    is_plain = like.stride[0] == dilation == 1 and padding == (2, 2)
+    if like.groups > 1 and like.kernel_size[0] == SIDE and is_plain:
+        return depthwise5x5(x, weight, bias)
     return F.conv2d(x, weight, bias, like.stride, padding, dilation, like.groups)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from auxdist.ops.affinity import widen
 from auxdist.records import IGNORE, Batch, Normaliser
 
 
@@ -27,7 +28,7 @@ def count(batch: Batch) -> Tensor:
 def class_loss(logits: Tensor, batch: Batch, normaliser: Normaliser) -> Tensor:
     """Multi-label soft margin, mean over samples and classes. (B, C) logits."""
     each = F.binary_cross_entropy_with_logits(
-        _wide(logits), batch.classes.to(_wide(logits).dtype), reduction="none"
+        widen(logits), batch.classes.to(widen(logits).dtype), reduction="none"
     )
     return _mean(each.mean(1), batch, normaliser.samples)
 
@@ -51,13 +52,9 @@ def segmentation_loss(logits: Tensor, batch: Batch, normaliser: Normaliser) -> T
 def upsample(logits: Tensor, like: Tensor) -> Tensor:
     """(B, K, h, w) -> (B, K, H, W), the size of `like` (..., H, W); bilinear, in fp32 at least."""
     size = (like.shape[-2], like.shape[-1])
-    return F.interpolate(_wide(logits), size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(widen(logits), size=size, mode="bilinear", align_corners=False)
 
 
 def _mean(sums: Tensor, batch: Batch, total: float) -> Tensor:
     """(B,) sums by row -> their share in the mean over the global batch; 0 where that is empty."""
     return (sums * batch.weight.to(sums.dtype)).sum() / (total if total > 0 else 1.0)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,7 +51,9 @@ class TimmBackbone(nn.Module):
         return self
 
     def forward(self, image: Tensor, noise: Tensor | None) -> Tensor:
-        """(B, 3, H, W) -> (B, out_channels, h, w)."""
+        """(B, 3, H, W) -> (B, out_channels, ceil(H / 8), ceil(W / 8))."""
+        height, width = image.shape[2:]
+        image = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE))  # some round down
         features: Tensor = self.net(image)[-1]
         return features
 
@@ -62,10 +65,10 @@ class TimmBackbone(nn.Module):
 def _timm() -> Any:
     try:
         import timm
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision raises either
         raise ConfigError(
-            "model.backbone is timm, but timm is not installed; run pip install timm, or use "
-            "another backbone."
+            f"model.backbone is timm, but timm cannot be imported ({error}); run pip install timm, "
+            "with the torchvision that belongs to this torch, or use another backbone."
         ) from error
     return timm
 
@@ -79,7 +82,12 @@ def _create(timm: Any, name: str, pretrained: bool) -> Any:
     options = {"features_only": True, "out_indices": (-1,), "output_stride": STRIDE}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
-    except (TypeError, NotImplementedError, AssertionError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"model.weights is imagenet, but timm cannot fetch those of {name} ({error}); fetch "
+            "them once on a host with a network, or use weights: null."
+        ) from error
+    except (TypeError, NotImplementedError, AssertionError, ValueError, RuntimeError) as error:
         # timm has no way to ask: networks that cannot be dilated refuse in ways of their own
         raise ConfigError(_unfit(name, f"timm says: {error}")) from error
 

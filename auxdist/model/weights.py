@@ -92,7 +92,7 @@ def compare_weights(
     Raises:
         CheckpointError: a tensor of another shape, or a required one missing.
     """
-    own = net.state_dict()
+    own = {name: tensor for name, tensor in net.state_dict().items() if not _DEAD.match(name)}
     matched = [name for name in own if name in state]
     for name in matched:
         if own[name].shape != state[name].shape:

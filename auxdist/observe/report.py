@@ -37,18 +37,18 @@ class Row:
     coverage: float | None = None
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, state: str | None = None) -> Path:
     """Write the report of a run, finished or not; its path comes back.
 
     Raises:
         ConfigError: there is no configuration in the folder, so it is no run.
     """
-    write_text(run.report, render(run))
+    write_text(run.report, render(run, state))
     return run.report
 
 
-def render(run: RunFolder) -> str:
-    """The page as HTML text."""
+def render(run: RunFolder, state: str | None = None) -> str:
+    """The page as HTML text; `state` is what it says of the run, else what the folder tells."""
     environment = Environment(
         loader=PackageLoader("auxdist.observe", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -57,7 +57,7 @@ def render(run: RunFolder) -> str:
     rows = _rows(run, config)
     return environment.get_template("report.html").render(
         config=config,
-        state=_state(run),
+        state=state or _state(run),
         written=time.strftime("%Y-%m-%d %H:%M"),
         failure=_failure(run),
         headline=_headline(rows),
@@ -91,7 +91,7 @@ def _rows(run: RunFolder, config: Config) -> list[Row]:
     cam = read_measurement(run, "cam-round-00")
     rows = [Row("CAM only", _miou(cam), None, cam.coverage)] if cam else []
     for round in range(config.train.rounds + 1):
-        labels = read_measurement(run, f"labels-round-{round:02d}")
+        labels = read_measurement(run, f"labels-round-{config.labels_of(round):02d}")
         val = read_measurement(run, f"val-round-{round:02d}")
         if labels or val:
             coverage = labels.coverage if labels else None
@@ -121,7 +121,7 @@ def _class_facts(run: RunFolder, config: Config) -> dict[str, Any]:
             continue
         file = json.loads(run.evaluation(f"val-round-{round:02d}").read_text())
         names = ["background", *file.get("classes", range(1, len(val.iou)))]
-        labels = read_measurement(run, f"labels-round-{round:02d}")
+        labels = read_measurement(run, f"labels-round-{config.labels_of(round):02d}")
         of_labels = _ious(labels) if labels else [None] * len(names)
         found = [Row(str(n), a, b) for n, a, b in zip(names, of_labels, _ious(val), strict=True)]
         return {"classes": found, "classes_of": f"round {round}"}

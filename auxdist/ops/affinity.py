@@ -115,9 +115,12 @@ class TaskAffinity:
         with torch.autocast(values.device.type, enabled=False):
             if self.block == 0:
                 return self.matrix @ widen(values)
-            query, key = self.keys.query.unsqueeze(1), self.keys.key.unsqueeze(1)  # one head
-            value = widen(values).unsqueeze(1)
-            return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
+            # Kernels that hold no N x N map want equal widths; zeros change no product.
+            parts = self.keys.query, self.keys.key, widen(values)
+            width = max(part.shape[-1] for part in parts)
+            query, key, value = (F.pad(p, (0, width - p.shape[-1])).unsqueeze(1) for p in parts)
+            found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            return found.squeeze(1)[..., : values.shape[-1]]
 
 
 class CrossTaskAffinity:

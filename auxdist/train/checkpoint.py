@@ -64,10 +64,10 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write a checkpoint; it appears under its name whole or not at all."""
     folder = run.checkpoint(position.stage, position.step)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    temporary.mkdir()
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         for name, tensors in ((WEIGHTS, state.weights), (MOMENTUM, state.momentum)):
             save_file(tensors, temporary / name)
             sync_file(temporary / name)
@@ -82,7 +82,7 @@ def save_checkpoint(
             "sha256": files,
         }
         write_json(temporary / MANIFEST, manifest)
-        if folder.exists():  # a whole one would have been resumed from: this one is damaged
+        if folder.exists():  # a whole one is not written again: this one is damaged
             shutil.rmtree(folder)
         os.rename(temporary, folder)
         sync_folder(folder.parent)
@@ -102,7 +102,7 @@ def latest_checkpoint(run: RunFolder, round: int) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged.
     """
-    folders = sorted(run.checkpoints(Position(round, 0).stage).glob("step-*"), reverse=True)
+    folders = reversed(_by_step(run.checkpoints(Position(round, 0).stage)))
     problems = []
     for folder in folders:
         try:
@@ -145,8 +145,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def prune_checkpoints(run: RunFolder, round: int, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left."""
     parent = run.checkpoints(Position(round, 0).stage)
-    for folder in [*sorted(parent.glob("step-*"))[:-keep], *parent.glob(".step-*.tmp")]:
+    for folder in [*_by_step(parent)[:-keep], *parent.glob(".step-*.tmp")]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _by_step(parent: Path) -> list[Path]:
+    """The checkpoints of a stage, the oldest first."""
+    return sorted(parent.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _load(folder: Path, name: str) -> dict[str, Tensor]:

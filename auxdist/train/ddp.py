@@ -60,10 +60,7 @@ class DdpEngine:
         ]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            raise Diverged(
-                f"the gradient's norm is {norm}; nothing was updated. Lower the learning rate, or "
-                "look at the last batch's keys in the events."
-            )
+            raise Diverged(f"the gradient's norm is {norm}; nothing was updated.")
         set_learning_rates(self._optimiser, decay)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)

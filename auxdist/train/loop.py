@@ -57,16 +57,18 @@ class Stage:
     quarantined: int = 0
     """Samples of this epoch that could not be read so far, over all ranks and restarts."""
     meter: Meter = field(init=False)
+    _saved: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.meter = Meter(self)
+        self._saved = self.start.step
 
     def train(self, batches: Iterator[Batch]) -> None:
         """Run the remaining steps and save the last state.
 
         Raises:
             Stopped: a stop was asked for; the state was saved first.
-            Diverged: a loss or gradient is not finite; the state before it stays.
+            Diverged: a loss or gradient is not finite; the newest checkpoint is from before it.
             DataError: more samples could not be read than the budget allows.
         """
         for step, batch in enumerate(batches, start=self.start.step):
@@ -79,7 +81,7 @@ class Stage:
                 self._warm_up(batch, consensus.normaliser)
             losses = self._accumulate(batch, consensus.normaliser)
             decay = poly(step, self.total_steps, self.config.optimiser.power)
-            norm = self.engine.update(decay)
+            norm = self._update(step, batch, decay)
             self.meter.log(step, batch, losses, decay, norm)
             if (step + 1) % self.config.checkpoint_every_steps == 0 or step + 1 == self.total_steps:
                 self._save(step + 1)
@@ -118,9 +120,21 @@ class Stage:
             self.engine.accumulate(part, normaliser, is_last=part is parts[-1]) for part in parts
         ]
 
+    def _update(self, step: int, batch: Batch, decay: float) -> float:
+        try:
+            return self.engine.update(decay)
+        except Diverged as error:
+            keys = [key for key in batch.keys if key]
+            self.around.events.write("diverged", round=self.start.round, step=step, keys=keys)
+            raise Diverged(
+                f"{self.start.stage}, step {step}: {error} Lower the learning rate, or look at the "
+                "images of this step: the records called diverged in events/ name them."
+            ) from error
+
     def _save(self, step: int) -> None:
-        if step == self.start.step:  # nothing happened since the checkpoint that we came from
+        if step == self._saved:  # nothing happened since the checkpoint
             return
+        self._saved = step
         state = self.engine.state()
         if self.around.fence is None:
             return
@@ -159,7 +173,10 @@ class Meter:
         parts = self._global_parts(losses)
         total = sum(parts.values())
         if not math.isfinite(total):
-            raise Diverged(f"{stage.start.stage}: the loss at step {step} is not finite: {parts}")
+            raise Diverged(
+                f"{stage.start.stage}, step {step}: the loss is not finite ({parts}). Lower the "
+                "learning rate; the same command goes on from the newest checkpoint."
+            )
         now = time.monotonic()
         stage.around.events.write(
             "step",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +41,7 @@ def trained_network(run: RunFolder, config: Config, round: int) -> Trained:
     """
     if round == CLASSIFIER_ROUND and config.classifier.weights:
         return _imported_classifier(config, Path(config.classifier.weights))
-    net = _fresh_network(config)
+    net = build(replace(config.model, weights=None))  # the checkpoint has every tensor
     checkpoint = final_checkpoint(run, round)
     net.load_state_dict(checkpoint.weights())
     return Trained(net, checkpoint.weights_sha256)
@@ -65,16 +65,16 @@ def _fresh_network(config: Config) -> AuxSegNet:
     torch.manual_seed(config.seed)
     net = build(config.model)
     if config.model.weights and not config.model.is_fetched:
-        _apply(net, weight_file(config.model.weights), BACKBONE)
+        path = weight_file(config.model.weights)
+        state = from_official(load_weights(path))
+        if "fc8.weight" in state and len(state["fc8.weight"]) != config.model.num_classes:
+            del state["fc8.weight"]  # a classifier of other classes: its backbone serves
+        apply_weights(net, state, BACKBONE, str(path))
     return net
 
 
 def _imported_classifier(config: Config, path: Path) -> Trained:
     net = _fresh_network(config)
-    _apply(net, path, CLASSIFIER)
+    apply_weights(net, from_official(load_weights(path)), CLASSIFIER, str(path))
     with path.open("rb") as file:
         return Trained(net, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _apply(net: AuxSegNet, path: Path, required: tuple[str, ...]) -> None:
-    apply_weights(net, from_official(load_weights(path)), required, str(path))

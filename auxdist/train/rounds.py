@@ -22,6 +22,7 @@ from auxdist.labels.manifest import MANIFEST_NAME, Provenance
 from auxdist.labels.produce import Production, produce
 from auxdist.labels.refresh import RefinedLabels
 from auxdist.labels.store import LabelMember, LabelSet, open_labels
+from auxdist.labels.viewer import Viewer
 from auxdist.model.objective import ClassifierObjective, SegmentationObjective
 from auxdist.observe.events import EventLog
 from auxdist.records import CLASSIFIER_ROUND, Batch, Position
@@ -57,6 +58,8 @@ def run_all(
         # The main rank decides: another node may not see a new file yet.
         if world.from_main(int(world.is_main and task.is_done())):
             continue
+        if fence:
+            fence.check()
         around.events.write("task", name=task.name, what="started")
         task.do()
         world.barrier()
@@ -138,7 +141,7 @@ class Rounds:
         path = self._around.run.examples
 
         def do() -> None:
-            last = self._config.train.rounds if self._config.labels.refresh else 0
+            last = self._config.labels_of(self._config.train.rounds)
             rounds = [self._labels(round) for round in range(last + 1)]
             with self._around.world.failing_together():
                 if self._around.world.is_main:
@@ -161,6 +164,7 @@ class Rounds:
     def _produce(self, round: int) -> None:
         world = self._around.world
         trained = self._evaluated(round - 1)
+        viewer = Viewer(trained.net, world.device, self._config.data.image_scale)
         maker_type = RefinedLabels if round else InitialLabels
         production = Production(
             self._around.run,
@@ -176,15 +180,12 @@ class Rounds:
             production,
             round,
             provenance,
-            maker_type(
-                trained.net, self._config.labels, world.device, self._config.data.image_scale
-            ),
+            maker_type(viewer, self._config.labels),
             trained.net.gates() if round else {},
         )
 
     def _train_stage(self, round: int) -> None:
         is_classifier = round == CLASSIFIER_ROUND
-        is_refreshed = self._config.labels.refresh
         config = self._classifier_config() if is_classifier else self._config.train
         plan = self._plan(round, config)
         checkpoint = self._agreed_checkpoint(round)
@@ -206,7 +207,7 @@ class Rounds:
             bad_sample_budget=self._config.data.bad_sample_budget,
             quarantined=checkpoint.quarantined if checkpoint else 0,
         )
-        labels = None if is_classifier else self._labels(round if is_refreshed else 0)
+        labels = None if is_classifier else self._labels(self._config.labels_of(round))
         # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
         with closing(self._batches(plan, labels, stage.start.step)) as stream:
             stage.train(stream)

@@ -57,10 +57,7 @@ class ZeroEngine:
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
-            raise Diverged(
-                f"the gradient's norm is {norm}. Lower the learning rate, or look at the last "
-                "batch's keys in the events; the newest checkpoint is still finite."
-            )
+            raise Diverged(f"the gradient's norm is {norm}; the newest checkpoint is still finite.")
         return norm
 
     def state(self) -> State:

@@ -15,7 +15,7 @@ from submitit.core.utils import DelayedSubmission
 from auxdist.config import ComputeConfig, Config
 from auxdist.configfile import dump_config
 from auxdist.errors import DataError
-from auxdist.jobs.job import Job, num_threads, record_failure
+from auxdist.jobs.job import EXIT_ERROR, Job, num_threads, record_failure
 from auxdist.jobs.local import Outcome, run_processes
 from auxdist.runfolder import RunFolder, write_json, write_text
 from auxdist.train.guard import current_incarnation
@@ -87,7 +87,7 @@ def test_an_error_of_one_rank_is_said_once_and_kept(
 ) -> None:
     run = make_run(tmp_path, fail=[1, 1])
     outcome = count(run)
-    assert outcome.code != 0
+    assert outcome.code == EXIT_ERROR
     error = capfd.readouterr().err
     assert error.count("sample x: is damaged; build the shards anew.") == 1
     failure = json.loads(run.failure.read_text())

@@ -151,7 +151,7 @@ def test_no_process_outlives_a_killed_launcher(
     until(lambda: not any(map(is_alive, pids(tmp_path))))
 
 
-def test_a_stop_of_one_rank_alone_is_reported_as_a_stop(tmp_path: Path) -> None:
+def test_a_stop_that_the_ranks_were_told_is_reported_as_a_stop(tmp_path: Path) -> None:
     launcher = start_launcher(tmp_path, WAIT_FOR_STOP)
     for pid in pids(tmp_path):
         os.kill(pid, signal.SIGTERM)

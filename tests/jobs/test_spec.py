@@ -51,8 +51,8 @@ def test_batch_file_is_as_pinned(name: str, launch: dict[str, object]) -> None:
 
 
 def test_one_task_per_gpu_or_per_cpu_slot() -> None:
-    assert spec(nodes=4, gpus_per_node=8).world_size == 32
-    assert spec(nodes=4, procs_per_node=3).world_size == 12
+    assert spec(nodes=4, gpus_per_node=8).tasks_per_node == 8
+    assert spec(nodes=4, procs_per_node=3).tasks_per_node == 3
 
 
 def test_user_text_stays_one_argument() -> None:

@@ -12,6 +12,7 @@ from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.fuse import cam_only, fuse
 from auxdist.labels.initial import InitialLabels
+from auxdist.labels.viewer import Viewer
 
 GENERATOR = np.random.Generator(np.random.PCG64(0))
 IMAGE = GENERATOR.integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -35,7 +36,9 @@ def reference_cam() -> torch.Tensor:
 
 def test_initial_labels_follow_the_method() -> None:
     config = replace(LABELS, cam_scales=(1.0,))
-    maps = InitialLabels(tiny_net(), config).make(SourceSample("a", IMAGE, SALIENCY, CLASSES))
+    maps = InitialLabels(Viewer(tiny_net()), config).make(
+        SourceSample("a", IMAGE, SALIENCY, CLASSES)
+    )
     cam, saliency = reference_cam(), torch.from_numpy(SALIENCY).float() / 255
     expected = fuse(cam, saliency, CLASSES, config.cam_threshold, config.saliency_threshold)
     assert (maps.segmentation != expected.numpy()).sum() <= 1
@@ -48,7 +51,9 @@ def test_initial_labels_follow_the_method() -> None:
 def test_every_scale_and_the_mirrored_image_count() -> None:
     source = SourceSample("a", IMAGE, SALIENCY, CLASSES)
     results = [
-        InitialLabels(tiny_net(), replace(LABELS, cam_scales=scales, cam_flip=flip)).make(source)
+        InitialLabels(Viewer(tiny_net()), replace(LABELS, cam_scales=scales, cam_flip=flip)).make(
+            source
+        )
         for scales, flip in (((1.0,), True), ((1.0, 0.5), True), ((1.0,), False))
     ]
     shapes = {result.segmentation.shape for result in results}
@@ -59,14 +64,16 @@ def test_every_scale_and_the_mirrored_image_count() -> None:
 def test_image_scale_multiplies_every_scale() -> None:
     source = SourceSample("a", IMAGE, SALIENCY, CLASSES)
     scaled, plain = (
-        InitialLabels(tiny_net(), replace(LABELS, cam_scales=scales), "cpu", scale).make(source)
+        InitialLabels(Viewer(tiny_net(), "cpu", scale), replace(LABELS, cam_scales=scales)).make(
+            source
+        )
         for scales, scale in (((1.0, 2.0), 0.5), ((0.5, 1.0), 1.0))
     )
     assert (scaled.segmentation == plain.segmentation).all()
 
 
 def test_labels_of_the_mirrored_image_are_mirrored() -> None:
-    maker = InitialLabels(tiny_net(), replace(LABELS, cam_scales=(1.0,)))
+    maker = InitialLabels(Viewer(tiny_net()), replace(LABELS, cam_scales=(1.0,)))
     maps = maker.make(SourceSample("a", IMAGE, SALIENCY, CLASSES))
     mirrored = maker.make(
         SourceSample("a", IMAGE[:, ::-1].copy(), SALIENCY[:, ::-1].copy(), CLASSES)
@@ -75,7 +82,7 @@ def test_labels_of_the_mirrored_image_are_mirrored() -> None:
 
 
 def test_image_without_classes_is_ignored_where_salient() -> None:
-    maps = InitialLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, SALIENCY, ()))
+    maps = InitialLabels(Viewer(tiny_net()), LABELS).make(SourceSample("a", IMAGE, SALIENCY, ()))
     assert (maps.segmentation == np.where(SALIENCY > 15, 255, 0)).all()  # 15 / 255 < 0.06
     assert maps.cam is not None
     assert not maps.cam.any()
@@ -83,4 +90,4 @@ def test_image_without_classes_is_ignored_where_salient() -> None:
 
 def test_sample_without_saliency_says_how_to_get_one() -> None:
     with pytest.raises(DataError, match=r"a: has no saliency map .* --saliency-model"):
-        InitialLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, None, (0,)))
+        InitialLabels(Viewer(tiny_net()), LABELS).make(SourceSample("a", IMAGE, None, (0,)))

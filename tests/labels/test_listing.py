@@ -13,6 +13,7 @@ from auxdist.evaluate.confusion import Measurement
 from auxdist.labels.listing import Comparison, compare, labels_table
 from auxdist.labels.manifest import MANIFEST_NAME
 from auxdist.labels.refresh import RefinedLabels
+from auxdist.labels.viewer import Viewer
 from auxdist.runfolder import RunFolder, write_json
 
 
@@ -30,7 +31,7 @@ def cells(table: str) -> dict[str, list[str]]:
 def test_every_round_is_listed_with_its_state_and_figures(index: Index, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = make_round(run, index, PlainLabels())
-    second = make_round(run, index, RefinedLabels(tiny_net(), LABELS), round=1)
+    second = make_round(run, index, RefinedLabels(Viewer(tiny_net()), LABELS), round=1)
     with pytest.raises(Collapsed):
         make_round(run, index, PlainLabels(dark=256), round=2)
     run.labels(3).mkdir()

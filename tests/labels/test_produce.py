@@ -32,6 +32,7 @@ from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, seal_path
 from auxdist.labels.refresh import RefinedLabels
 from auxdist.labels.store import latest_round
+from auxdist.labels.viewer import Viewer
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
 
@@ -59,8 +60,8 @@ def expected(index: Index, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def real_rounds(run: RunFolder, index: Index, world: World) -> None:
     """First labels and one refresh by a real network."""
-    make_round(run, index, InitialLabels(tiny_net(), LABELS), world=world)
-    make_round(run, index, RefinedLabels(tiny_net(), LABELS), world=world, round=1)
+    make_round(run, index, InitialLabels(Viewer(tiny_net()), LABELS), world=world)
+    make_round(run, index, RefinedLabels(Viewer(tiny_net()), LABELS), world=world, round=1)
 
 
 def caught(function: Callable[[], Any]) -> str:

@@ -27,6 +27,7 @@ from auxdist.labels.manifest import (
 from auxdist.labels.refresh import RefinedLabels
 from auxdist.labels.statistics import Changes
 from auxdist.labels.store import latest_round, open_labels
+from auxdist.labels.viewer import Viewer
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.observe.events import read_events
 from auxdist.runfolder import RunFolder
@@ -76,8 +77,8 @@ def test_changes_since_the_round_before_are_counted_exactly(index: Index, tmp_pa
 
 def test_a_refresh_knows_how_its_affinities_were_mixed(index: Index, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    first = make_round(run, index, InitialLabels(tiny_net(), LABELS))
-    second = make_round(run, index, RefinedLabels(tiny_net(), LABELS), round=1)
+    first = make_round(run, index, InitialLabels(Viewer(tiny_net()), LABELS))
+    second = make_round(run, index, RefinedLabels(Viewer(tiny_net()), LABELS), round=1)
     assert first.statistics.mixture.images == 0
     assert second.statistics.mixture.images == 12
     assert 0 < second.statistics.mixture.mean < 1
@@ -177,10 +178,10 @@ def spoiled(name: str) -> AuxSegNet:
 @pytest.mark.parametrize(
     ("round", "make"),
     [
-        (0, lambda: InitialLabels(spoiled("fc8.weight"), LABELS)),
-        (1, lambda: RefinedLabels(spoiled("fc8.weight"), LABELS)),
-        (1, lambda: RefinedLabels(spoiled("sal_conv4.weight"), LABELS)),
-        (1, lambda: RefinedLabels(spoiled("cross_att.0.weight"), LABELS)),
+        (0, lambda: InitialLabels(Viewer(spoiled("fc8.weight")), LABELS)),
+        (1, lambda: RefinedLabels(Viewer(spoiled("fc8.weight")), LABELS)),
+        (1, lambda: RefinedLabels(Viewer(spoiled("sal_conv4.weight")), LABELS)),
+        (1, lambda: RefinedLabels(Viewer(spoiled("cross_att.0.weight")), LABELS)),
     ],
 )
 def test_values_that_are_not_finite_stop_the_run_and_name_images(

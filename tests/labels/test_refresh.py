@@ -12,6 +12,7 @@ from auxdist.config import LabelsConfig
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.refresh import RefinedLabels
+from auxdist.labels.viewer import Viewer
 from auxdist.ops.crf import saliency_crf
 
 GENERATOR = np.random.Generator(np.random.PCG64(0))
@@ -50,7 +51,9 @@ def reference(classes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("classes", [(0, 2), (1,), ()])
 def test_refresh_follows_the_method(classes: tuple[int, ...]) -> None:
-    maps = RefinedLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, SALIENCY, classes))
+    maps = RefinedLabels(Viewer(tiny_net()), LABELS).make(
+        SourceSample("a", IMAGE, SALIENCY, classes)
+    )
     labels, saliency = reference(classes)
     assert (maps.segmentation != labels).sum() <= 1  # a pixel may lie on a threshold
     assert np.abs(maps.saliency.astype(int) - saliency).max() <= 1
@@ -59,8 +62,8 @@ def test_refresh_follows_the_method(classes: tuple[int, ...]) -> None:
 
 def test_blocked_affinity_gives_the_same_labels_as_the_dense_one() -> None:
     source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
-    dense = RefinedLabels(tiny_net(), LABELS).make(source)
-    blocked = RefinedLabels(tiny_net(row_block=7), LABELS).make(source)
+    dense = RefinedLabels(Viewer(tiny_net()), LABELS).make(source)
+    blocked = RefinedLabels(Viewer(tiny_net(row_block=7)), LABELS).make(source)
     assert (dense.segmentation != blocked.segmentation).sum() <= 1
     assert np.abs(dense.saliency.astype(int) - blocked.saliency).max() <= 1
 
@@ -71,7 +74,7 @@ def test_the_network_sees_images_at_image_scale_and_labels_keep_their_size() -> 
     net.get_submodule("backbone").register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].shape)
     )
-    maps = RefinedLabels(net, LABELS, image_scale=0.5).make(
+    maps = RefinedLabels(Viewer(net, image_scale=0.5), LABELS).make(
         SourceSample("a", IMAGE, SALIENCY, (0, 1))
     )
     assert maps.segmentation.shape == maps.saliency.shape == (36, 50)
@@ -80,8 +83,8 @@ def test_the_network_sees_images_at_image_scale_and_labels_keep_their_size() -> 
 
 def test_saliency_goes_through_the_crf_where_asked_for() -> None:
     source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
-    plain = RefinedLabels(tiny_net(), LABELS).make(source)
-    refined = RefinedLabels(tiny_net(), replace(LABELS, saliency_crf=True)).make(source)
+    plain = RefinedLabels(Viewer(tiny_net()), LABELS).make(source)
+    refined = RefinedLabels(Viewer(tiny_net()), replace(LABELS, saliency_crf=True)).make(source)
     expected = saliency_crf(IMAGE, (plain.saliency / 255).astype(np.float32))
     assert np.abs(refined.saliency / 255 - expected).max() < 0.02  # `plain` is rounded
     assert np.abs(refined.saliency.astype(int) - plain.saliency).max() > 20
@@ -92,4 +95,4 @@ def test_saliency_goes_through_the_crf_where_asked_for() -> None:
 
 def test_sample_without_saliency_is_refused() -> None:
     with pytest.raises(DataError, match="a: has no saliency map"):
-        RefinedLabels(tiny_net(), LABELS).make(SourceSample("a", IMAGE, None, (0,)))
+        RefinedLabels(Viewer(tiny_net()), LABELS).make(SourceSample("a", IMAGE, None, (0,)))

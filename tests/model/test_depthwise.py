@@ -1,6 +1,5 @@
 """The depthwise convolution equals the framework's, forwards and backwards."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,11 +14,10 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, bias
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 3])
-def test_it_equals_the_framework(dilation: int) -> None:
+def test_it_equals_the_framework() -> None:
     x, weight, bias = inputs()
-    own = depthwise5x5(x, weight, bias, dilation)
-    other = F.conv2d(x, weight, bias, 1, 2 * dilation, dilation, groups=6)
+    own = depthwise5x5(x, weight, bias)
+    other = F.conv2d(x, weight, bias, padding=2, groups=6)
     torch.testing.assert_close(own, other)
     gradient = torch.randn_like(own)
     for found, expected in zip(

@@ -191,6 +191,8 @@ def test_labels_and_weights_are_the_same_without_any_ground_truth(
         assert file_bytes(run.labels(round), is_label) == file_bytes(
             RunFolder(finished).labels(round), is_label
         )
+    first, second = final_checkpoint(run, 0), final_checkpoint(RunFolder(finished), 0)
+    assert first.weights_sha256 == second.weights_sha256
     assert not run.evaluation("labels-round-00").exists()
     assert run.evaluation("val-round-00").exists()
 

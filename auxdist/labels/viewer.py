@@ -1,0 +1,42 @@
+"""What both makers of labels begin with: a network that looks at images, and the given saliency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auxdist.data.augment import rescale
+from auxdist.data.reader import SourceSample
+from auxdist.errors import DataError
+from auxdist.model.auxsegnet import AuxSegNet
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A network in eval mode on `device`, which sees images at `image_scale`."""
+
+    net: AuxSegNet
+    device: str = "cpu"
+    image_scale: float = 1.0
+
+    def view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
+        """(H, W, 3) uint8 -> (3, H', W') uint8 on the device, resized by scale * image_scale."""
+        seen = rescale(image, scale * self.image_scale)
+        return torch.from_numpy(seen).permute(2, 0, 1).to(self.device)
+
+
+def original_saliency(source: SourceSample) -> np.ndarray:
+    """(H, W) uint8 off-the-shelf saliency of a sample.
+
+    Raises:
+        DataError: the sample has none.
+    """
+    if source.saliency is None:
+        raise DataError(
+            f"{source.key}: has no saliency map (sal.png), and pseudo labels need one; build the "
+            "shards with a saliency folder or --saliency-model."
+        )
+    return source.saliency
