@@ -14,6 +14,7 @@ from shardmaker import make_shards
 from auxdist.cli import main
 from auxdist.config import (
     AffinityConfig,
+    ClassifierConfig,
     ComputeConfig,
     Config,
     DataConfig,
@@ -42,6 +43,7 @@ def config_of(folder: Path) -> Config:
         name="tiny",
         data=DataConfig(train=str(folder / "shards"), val=str(folder / "shards"), workers=0),
         model=model,
+        classifier=ClassifierConfig(global_batch=4),
         train=TrainConfig(rounds=2),
         compute=ComputeConfig(device="cpu", threads_per_rank=1),
         launch=LaunchConfig(nodes=2),

@@ -247,7 +247,7 @@ def test_a_problem_in_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
         (
             "model: {backbone: resnet}\n",
             'x.yaml:1: model.backbone is "resnet"; write resnet38 (one of resnet38, small, '
-            "efficientnet-lite0).",
+            "efficientnet-lite0, timm).",
         ),
         ("train: {engine: 7}\n", 'x.yaml:1: train.engine is "7"; write one of ddp, deepspeed.'),
         ("name: !!python/name:os.system x\n", 'x.yaml:1: name is "x"; write one plain value.'),

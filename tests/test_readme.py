@@ -77,7 +77,9 @@ def make_coco(folder: Path) -> None:
         (source / "SegmentationClass").mkdir(parents=True)
         names = [f"class {number}" for number in range(1, COCO_CLASSES + 1)]
         (source / "labels.json").write_text(json.dumps({"classes": names}))
-        keys = [f"COCO_{split}_{number:012d}" for number in range(4)]
+        # coco.yaml has batches of 64: less than one step is refused
+        count = 64 if split == "train2014" else 4
+        keys = [f"COCO_{split}_{number:012d}" for number in range(count)]
         for number, key in enumerate(keys):
             scene = draw_scene(1, split, number, 96)
             write_jpeg(folder / split / f"{key}.jpg", scene.image)

@@ -137,11 +137,12 @@ def rank_environment(config: Config, procs: int) -> dict[str, str]:
 
 
 def submit(run: RunFolder, config: Config) -> str:
-    """Hand the run to SLURM, after `require_submittable`; the job's id comes back.
+    """Hand the run to SLURM; the job's id comes back.
 
     Raises:
-        LaunchError: sbatch refuses it.
+        LaunchError: as require_submittable, or sbatch refuses it.
     """
+    require_submittable(run)
     executor = JobExecutor(spec_of(run, config), run.launch)
     try:
         job_id = executor.submit(Job(str(run.root))).job_id

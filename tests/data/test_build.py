@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,9 +130,19 @@ def _cut_short(path: Path) -> None:
 
 
 Damage = Callable[[Path], object]
+
+
+def _zero_tail(path: Path) -> None:
+    """What an interrupted copy leaves on some file systems."""
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+
+
 BAD: dict[str, tuple[str, Damage, str]] = {
     "missing image": ("p1.jpg", Path.unlink, r"p1\.jpg: the image cannot be read \(No such file"),
     "cut short": ("p1.jpg", _cut_short, r"p1\.jpg: is no whole JPEG"),
+    "tail of zeros": ("p1.jpg", _zero_tail, r"p1\.jpg: is no whole JPEG \(no end marker\)"),
     "no image": ("p1.jpg", lambda p: p.write_bytes(b"hello"), r"p1\.jpg: is neither a JPEG"),
     "empty": ("p1.jpg", lambda p: p.write_bytes(b""), r"p1\.jpg: is neither a JPEG"),
     "missing mask": ("p1.png", Path.unlink, r"p1\.png: the mask cannot be read"),
@@ -193,6 +204,38 @@ def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path) ->
     assert (report.num_written, report.num_kept) == (1, 1)
     assert report.index.num_samples == 6
     assert not (out / "quarantine.json").exists()
+
+
+def test_a_mended_sample_that_moves_the_cuts_is_in_exactly_one_shard(tmp_path: Path) -> None:
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    sizes = [0, *[1000] * 5]  # the first image is not there yet
+    items = [
+        replace(item, num_bytes=size)
+        for item, size in zip(recipe.items, sizes, strict=True)
+        if isinstance(item, PhotoItem)
+    ]
+    cut = {"samples_per_shard": 0, "shard_mb": 0.002}
+    _build(replace(recipe, items=items), out, skip_bad=True, **cut)
+    index = _build(recipe, out, **cut).index
+    keys = [sample.key for shard in range(len(index.shards)) for sample in index.samples(shard)]
+    assert keys == [f"p{n}" for n in range(6)]
+    assert {path.name for path in out.glob("*.tar")} == {shard.file for shard in index.shards}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"classes": ("a", "b", "a")}, "class 'a' stands twice"),
+        ({"classes": tuple(map(str, range(255)))}, "255 classes: labels are 8-bit"),
+        ({"split": "a/b"}, "split 'a/b': is part of file names"),
+        ({"split": ""}, "split '': is part of file names"),
+    ],
+)
+def test_classes_and_splits_that_cannot_be_named_so(
+    tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(DataError, match=text):
+        _build(replace(_photos(tmp_path / "photos"), **change), tmp_path / "out")
 
 
 def test_duplicate_and_illegal_keys_are_refused_or_listed(tmp_path: Path) -> None:

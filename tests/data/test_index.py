@@ -124,6 +124,23 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
         load_index(tmp_path)
 
 
+def test_an_index_without_its_fields_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(json.dumps({"schema": 1}))
+    with pytest.raises(DataError, match=r"index\.json: is damaged \(KeyError\('split'\)\)"):
+        load_index(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["../x.tar", "/tmp/x.tar", "a/b.tar", "img.txt", "twice"])
+def test_an_index_that_names_other_files_is_refused(tmp_path: Path, file: str) -> None:
+    make_shards(tmp_path, 4, 2)
+    value = json.loads((tmp_path / "index.json").read_text())
+    name = value["shards"][1]["file"]
+    value["shards"][0]["file"] = name if file == "twice" else file
+    (tmp_path / "index.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"shards must be \.tar files beside it, each named once"):
+        load_index(tmp_path)
+
+
 def test_an_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"schema": 0}))
     with pytest.raises(DataError, match="schema 1 was expected"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +100,21 @@ def test_equal_labels_give_equal_bytes() -> None:
 def test_gray_label_images_are_taken_as_indices() -> None:
     labels = draw_scene(0, 3, (48, 64), 0)[1]
     np.testing.assert_array_equal(decode_labels(encode_gray(labels), "a.png"), labels)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_label_images_of_few_bits_are_refused(bits: int) -> None:
+    """Pillow would stretch 0, 1, 2, 3 of 4 bits to 0, 17, 34, 51."""
+    per_row = -(-8 * bits // 8)
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(2 * (b"\0" + b"\x1b" * per_row))
+    parts = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts
+    ]
+    with pytest.raises(DataError, match="labels are a palette or 8-bit gray PNG"):
+        decode_labels(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "a.png")
 
 
 def test_labels_in_true_colour_are_refused() -> None:

@@ -33,6 +33,10 @@ def test_polygons_of_one_annotation_are_united_even_where_they_overlap() -> None
     assert region_mask([square, square], 4, 4).sum() == 9
 
 
+def test_corners_far_outside_do_not_bend_an_edge_inside() -> None:
+    assert region_mask([[-100, 0, 10, 0, 10, 110]], 10, 10).all()
+
+
 def test_polygon_outside_the_image_covers_nothing() -> None:
     assert not region_mask([[50, 50, 60, 50, 60, 60]], 10, 10).any()
 

@@ -45,7 +45,8 @@ def done(config_file: Path) -> Ablation:
         ["as-configured", "no-saliency"], [["wild", "train.optimiser.learning_rate=1e12"]]
     )
     ablation = Ablation(config_file, config_file.parent / "runs", variants=variants, seeds=(3,))
-    assert run_ablation(ablation).code == 0
+    outcome = run_ablation(ablation)
+    assert (outcome.code, outcome.message.split(";")[0]) == (2, "Failed: wild with seed 3")
     return ablation
 
 
@@ -126,6 +127,24 @@ def test_every_named_variant_is_a_valid_configuration(config: str, name: str) ->
 def test_settings_that_change_the_first_labels_are_refused(config_file: Path, text: str) -> None:
     ablation = Ablation(config_file, config_file.parent / "x", variants={"mine": (text,)})
     with pytest.raises(ConfigError, match=f"variant mine: {text} changes the classifier or the"):
+        run_ablation(ablation)
+    assert not ablation.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"x": ("train.runds=1",)}, "variant x: --set train.runds: train.runds is not a key"),
+        ({"x": ("model.affinity.unary=false",)}, "variant x: .*unary_pred is gated"),
+        ({"start": ()}, "variant 'start': names a folder"),
+        ({"a/b": ()}, "variant 'a/b': names a folder"),
+    ],
+)
+def test_variants_that_cannot_run_are_refused_before_anything_does(
+    config_file: Path, variant: dict[str, tuple[str, ...]], message: str
+) -> None:
+    ablation = Ablation(config_file, config_file.parent / "y", variants=variant)
+    with pytest.raises(ConfigError, match=message):
         run_ablation(ablation)
     assert not ablation.root.exists()
 

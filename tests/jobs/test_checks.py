@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from shardmaker import make_shards
 
-from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
+from auxdist.config import ClassifierConfig, Config, DataConfig, ModelConfig, TrainConfig
+from auxdist.jobs import checks
 from auxdist.jobs.checks import problems, sbatch_problems
 from auxdist.runfolder import RunFolder
 
@@ -23,6 +24,7 @@ def good(tmp_path: Path) -> Config:
     return Config(
         data=DataConfig(train=str(tmp_path / "train"), val=str(tmp_path / "val")),
         model=ModelConfig(num_classes=3, backbone="small"),
+        classifier=ClassifierConfig(global_batch=4),
         train=TrainConfig(rounds=1),
     )
 
@@ -106,6 +108,32 @@ def test_each_fault_is_named_and_says_what_to_do(
         assert word in problem
 
 
+def test_batches_larger_than_the_data_leave_no_step(good: Config, tmp_path: Path) -> None:
+    large = replace(good, train=replace(good.train, global_batch=16))
+    large = replace(large, classifier=replace(good.classifier, global_batch=9))
+    problems = found(large, tmp_path)
+    assert [problem.split(",")[0] for problem in problems] == [
+        "train.global_batch is 16",
+        "classifier.global_batch is 9",
+    ]
+    assert "no step is left; use at most 8, or pad" in problems[0]
+    padded = replace(large, train=replace(large.train, last_batch="pad"))
+    assert found(padded, tmp_path) == []
+
+
+def test_packages_of_choice_must_be_there(
+    good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    engine = replace(good, train=replace(good.train, engine="deepspeed"))
+    [problem] = found(engine, tmp_path)
+    assert "DeepSpeed is not installed" in problem
+    monkeypatch.setitem(sys.modules, "timm", None)
+    model = replace(good.model, backbone="timm", timm_name="resnet50")
+    [problem] = found(replace(good, model=model), tmp_path)
+    assert "timm cannot be imported" in problem
+
+
 def test_imagenet_weights_need_their_package(
     good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +148,12 @@ def test_shards_without_saliency(good: Config, tmp_path: Path) -> None:
     [problem] = found(with_data(good, train=str(tmp_path / "plain")), tmp_path)
     assert "sample img-00000 has no saliency map" in problem
     assert "--saliency-model FILE.onnx" in problem
+
+
+def test_a_run_needs_a_process(good: Config, tmp_path: Path) -> None:
+    for ranks in (0, -1):
+        [problem] = found(good, tmp_path, ranks=ranks)
+        assert problem.startswith(f"--procs is {ranks}, but a run needs a process")
 
 
 def test_batch_must_divide_among_the_ranks(good: Config, tmp_path: Path) -> None:

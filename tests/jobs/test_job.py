@@ -1,5 +1,6 @@
 """The job: fenced, stopped in order, failing for good only where a person is needed."""
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from submitit.core.utils import DelayedSubmission
 from auxdist.config import ComputeConfig, Config
 from auxdist.configfile import dump_config
 from auxdist.errors import DataError
+from auxdist.jobs import job
 from auxdist.jobs.job import EXIT_ERROR, Job, num_threads, record_failure
 from auxdist.jobs.local import Outcome, run_processes
 from auxdist.runfolder import RunFolder, write_json, write_text
@@ -118,7 +120,22 @@ def test_threads_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "10000")
     assert num_threads(Config()) == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "7")
+    assert num_threads(Config()) == 1, "local processes inside somebody's allocation"
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert num_threads(Config()) == 7
+
+
+def test_a_full_disk_does_not_hide_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job.json, "dump", fail)
+    run = RunFolder(tmp_path)
+    assert record_failure(run, DataError("the disk is full"))
+    assert not run.failure.exists()
 
 
 def test_a_launcher_needs_no_torch() -> None:

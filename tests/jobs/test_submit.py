@@ -21,6 +21,7 @@ CONFIG = """\
 name: tiny
 data: {train: shards, val: shards}
 model: {backbone: small, num_classes: 3}
+classifier: {global_batch: 4}
 train:
   rounds: 1
   global_batch: 4
@@ -88,7 +89,7 @@ def test_another_configuration_is_refused_with_all_keys(folder: Path) -> None:
 def test_problems_name_the_line_that_states_the_key(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         create_run(request("classifier.global_batch=15"), 3)
-    assert caught.value.problems[0].startswith("tiny.yaml:6: train.global_batch is 4")
+    assert caught.value.problems[0].startswith("tiny.yaml:7: train.global_batch is 4")
     assert not (folder / "runs").exists()
 
 

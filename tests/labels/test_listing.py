@@ -35,6 +35,7 @@ def test_every_round_is_listed_with_its_state_and_figures(index: Index, tmp_path
     with pytest.raises(Collapsed):
         make_round(run, index, PlainLabels(dark=256), round=2)
     run.labels(3).mkdir()
+    (run.labels(3).parent / "round-00.bak").mkdir()  # somebody's copy is no round
     truth = np.array([[0, 1, 1, 2]], dtype=np.uint8)
     measured = Measurement.of(truth, np.array([[0, 1, 255, 0]], dtype=np.uint8), 3)
     write_json(run.evaluation("labels-round-01"), measured.as_json())

@@ -300,6 +300,21 @@ def test_unreadable_images_within_the_budget_are_named(index: Index, tmp_path: P
     assert key in manifest.quarantined[key]
 
 
+def test_what_was_unreadable_for_a_while_gets_its_labels_after_all(
+    index: Index, tmp_path: Path
+) -> None:
+    shaken = make_shards(tmp_path / "images", NUM_SAMPLES, NUM_SHARDS, size=(33, 40))
+    whole = {path: path.read_bytes() for path in shaken.root.glob("*.tar")}
+    damage_image(shaken, 0, 1)
+    damage_image(shaken, 1, 1)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(DataError, match="2 images could not be read"):
+        make_round(run, shaken, PlainLabels(), budget=1)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert make_round(run, shaken, PlainLabels(), budget=1).quarantined == {}
+
+
 def test_quarantine_survives_a_restart(tmp_path: Path) -> None:
     bad = make_shards(tmp_path / "images", NUM_SAMPLES, NUM_SHARDS, size=(33, 40))
     keys = {damage_image(bad, 0, 1), damage_image(bad, 1, 1)}

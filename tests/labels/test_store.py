@@ -8,7 +8,7 @@ import pytest
 from labelmaker import PROVENANCE, PlainLabels, damage_image, make_round
 from shardmaker import keys_in, make_shards
 
-from auxdist.config import Config, GateConfig, LabelsConfig, ModelConfig
+from auxdist.config import Config, DataConfig, GateConfig, LabelsConfig, ModelConfig
 from auxdist.data.index import Index
 from auxdist.data.reader import read_sample
 from auxdist.errors import DataError
@@ -134,6 +134,7 @@ def test_provenance_follows_what_changes_labels_and_nothing_else() -> None:
 
     assert of(Config(labels=LabelsConfig(cam_threshold=0.3))) != PROVENANCE
     assert of(Config(model=ModelConfig(method="auxsegnet"))) != PROVENANCE
+    assert of(Config(data=DataConfig(image_scale=0.5))) != PROVENANCE
     assert Provenance.of(Config(), "1" * 64) != PROVENANCE
     assert of(Config(name="other", seed=3)) == PROVENANCE
     assert of(Config(labels=LabelsConfig(bad_sample_budget=3))) == PROVENANCE

@@ -15,6 +15,7 @@ from auxdist.errors import ConfigError
 from auxdist.model.builder import build
 from auxdist.model.objective import SegmentationObjective
 from auxdist.model.timm_backbone import TimmBackbone
+from auxdist.model.weights import apply_weights, from_official
 
 
 class FeatureList(nn.Module):
@@ -79,6 +80,22 @@ def test_a_network_is_dilated_and_its_batch_norms_stay_frozen_in_training(
     assert out.segmentation.shape == (1, 4, 5, 6)
 
 
+@pytest.mark.parametrize("size", [(40, 48), (41, 55), (3, 9)])
+def test_features_are_rounded_up_whatever_the_network_does(
+    asked: dict[str, Any], size: tuple[int, int]
+) -> None:
+    net = TimmBackbone("plain")
+    net.net.conv = nn.Conv2d(3, 12, 8, stride=8)  # without padding it rounds down
+    shape = net(torch.zeros(1, 3, *size), None).shape
+    assert shape[2:] == (-(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_its_own_weights_fit_without_the_counters_of_its_batch_norms(asked: dict[str, Any]) -> None:
+    net = build(config(timm_name="plain"))
+    report = apply_weights(net, from_official(net.state_dict()))
+    assert not report.missing
+
+
 def test_weights_are_fetched_where_asked_for(asked: dict[str, Any]) -> None:
     build(config(timm_name="plain", weights="imagenet"))
     assert asked["pretrained"]
@@ -99,7 +116,7 @@ def test_what_does_not_fit_is_refused(asked: dict[str, Any], name: str, message:
 
 def test_without_timm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match="pip install timm"):
+    with pytest.raises(ConfigError, match=r"timm cannot be imported .* pip install timm"):
         TimmBackbone("resnet18")
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
-from auxdist.configfile import dump_config
+from auxdist.configfile import dump_config, load_config
 from auxdist.errors import ConfigError
 from auxdist.evaluate.confusion import Measurement
+from auxdist.observe import report
 from auxdist.observe.events import EventLog
 from auxdist.observe.report import _stages, render, write_report
 from auxdist.runfolder import RunFolder, write_json, write_text
@@ -89,6 +90,14 @@ def test_report_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_labels_that_are_never_refreshed_stand_beside_every_network(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    write_text(run.config, run.config.read_text().replace("refresh: true", "refresh: false"))
+    rows = report._rows(run, load_config(run.config))
+    assert [row.labels for row in rows[1:]] == [rows[1].labels] * 3
+    assert report._class_facts(run, load_config(run.config))["classes"][1].labels is not None
 
 
 def test_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:

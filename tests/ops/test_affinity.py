@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from auxdist.ops.affinity import CrossTaskAffinity, TaskAffinity, rows_at_once
+from auxdist.ops.affinity import CrossTaskAffinity, OwnAffinity, TaskAffinity, rows_at_once
 from auxdist.ops.affinity_rows import Keys, Mixer, pair_rows, share_rows
 
 H, W, CHANNELS = 5, 8, 6
@@ -142,6 +142,7 @@ def test_blocked_form_never_holds_a_square_map(gradients: bool) -> None:
     with Largest() as largest:
         affinity = cross([*keys, *mixer], block)
         value = affinity.apply(maps).sum() + affinity.seg.apply(keys[0]).sum()
+        value = value + OwnAffinity(affinity.seg).apply(maps).sum()
         if gradients:
             value.backward()
     assert largest.elements <= 2 * (block + 2) * positions

@@ -47,6 +47,15 @@ def test_weights_to_start_from_need_a_backbone_and_no_more(tmp_path: Path) -> No
         starting_network(RunFolder(tmp_path), config_of(weights=path), CLASSIFIER_ROUND)
 
 
+def test_of_a_classifier_of_other_classes_the_backbone_serves(tmp_path: Path) -> None:
+    path, state = file_without(tmp_path, "fc8.weight")
+    save_file(state | {"fc8.weight": torch.zeros(7, 64, 1, 1)}, path)
+    net = starting_network(RunFolder(tmp_path), config_of(weights=path), CLASSIFIER_ROUND)
+    assert torch.equal(net.state_dict()["backbone.stem.weight"], state["backbone.stem.weight"])
+    fresh = starting_network(RunFolder(tmp_path), config_of(), CLASSIFIER_ROUND)
+    assert torch.equal(net.fc8.weight, fresh.fc8.weight)
+
+
 def test_a_classifier_that_is_given_must_be_one(tmp_path: Path) -> None:
     path, _ = file_without(tmp_path, "fc8.weight")
     with pytest.raises(CheckpointError, match=r"first fc8.weight; use weights of the same"):
