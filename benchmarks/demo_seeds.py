@@ -6,19 +6,16 @@ Does what `make demo` does, once for each seed, and writes benchmarks/results/de
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from machine import machine
+from machine import CODE, machine
+from machine import run as run_command
 from tabulate import tabulate
 
 from auxdist.evaluate.tables import read_measurement, rounds_table
 from auxdist.runfolder import RunFolder
 
-CODE = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 
 
@@ -40,19 +37,13 @@ def main() -> None:
 
 def demo(seed: int, out: Path) -> RunFolder:
     """Shards and run of one seed. Seed 0 is `make demo`."""
-    build = "shards/build_demo.py"
-    command(build, "--count", "640", "--samples-per-shard", "40", "--seed", 2 * seed, out / "train")
-    command(build, "--count", "120", "--no-saliency", "--seed", 2 * seed + 1, out / "val")
+    build = ("shards/build_demo.py", "--samples-per-shard", "40")
+    run_command(*build, "--count", "640", "--seed", 2 * seed, out / "train")
+    run_command(*build, "--count", "120", "--seed", 2 * seed + 1, "--no-saliency", out / "val")
     settings = (f"seed={seed}", f"data.train={out / 'train'}", f"data.val={out / 'val'}")
     words = [word for setting in settings for word in ("--set", setting)]
-    command("launch/local.py", "--procs", 2, "configs/demo.yaml", "--run", out / "run", *words)
+    run_command("launch/local.py", "--procs", 2, "configs/demo.yaml", "--run", out / "run", *words)
     return RunFolder(out / "run")
-
-
-def command(*words: object) -> None:
-    """Run a script of the project; it must succeed."""
-    environment = os.environ | {"PYTHONPATH": str(CODE)}
-    subprocess.run([sys.executable, *map(str, words)], check=True, cwd=CODE, env=environment)
 
 
 def page(runs: dict[int, tuple[RunFolder, float]]) -> str:

@@ -1,12 +1,14 @@
-"""What the figures of a benchmark were measured on."""
+"""What the figures of a benchmark were measured on, and how it calls the project."""
 
 import os
 import platform
 import subprocess
+import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+CODE = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "numba")
 
 
@@ -20,6 +22,19 @@ def machine() -> str:
         f"{processor}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), "
         f"Python {platform.python_version()}, {versions}; {date.today()}, {_code()}."
     )
+
+
+def start(*words: object) -> subprocess.Popen[bytes]:
+    """Start a script or module of the project with one thread, and print the command."""
+    print("$ python", *words, flush=True)
+    environment = os.environ | {"PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=CODE, env=environment)
+
+
+def run(*words: object) -> None:
+    """Run a command of the project to its end; it must succeed."""
+    if code := start(*words).wait():
+        sys.exit(f"the command failed with exit code {code}, see above")
 
 
 def _code() -> str:

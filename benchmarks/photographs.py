@@ -11,26 +11,21 @@ Builds the shards, runs configs/{voc,coco}-mini.yaml on two processes, evaluates
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-from machine import machine
+from machine import machine, run
 
 from auxdist.configfile import load_config
 from auxdist.data.index import load_index
 from auxdist.evaluate.tables import rounds_table
 from auxdist.runfolder import RunFolder
 
-CODE = Path(__file__).resolve().parents[1]
 SHARDS = ("--samples-per-shard", "20")
 """Processes share a refresh by shards, so a few hundred images need small ones."""
 
 
 def main() -> None:
-    """Parse the command line, run the commands, print how long each took."""
+    """Parse the command line and run the commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=("voc", "coco"))
     parser.add_argument("--root", type=Path, required=True, help="folder of photographs")
@@ -97,15 +92,6 @@ def keys(root: Path, out: Path, split: str, limit: int | None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     listed.write_text("\n".join((root / f"{split}.txt").read_text().split()[:limit]) + "\n")
     return listed
-
-
-def run(*words: str | Path) -> None:
-    """Run a command of the project; it must succeed."""
-    print("$ python", *words, flush=True)
-    since = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(CODE)}
-    subprocess.run([sys.executable, *map(str, words)], check=True, cwd=CODE, env=environment)
-    print(f"({time.monotonic() - since:.0f} s)\n", flush=True)
 
 
 if __name__ == "__main__":

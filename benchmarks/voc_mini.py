@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine import machine
+from machine import CODE, machine, start
 
 from auxdist.configfile import load_config
+from auxdist.data.index import load_index
 from auxdist.evaluate.tables import read_measurement, text_table
 from auxdist.jobs.ablate import VARIANTS
 from auxdist.runfolder import RunFolder
 
-CODE = Path(__file__).resolve().parents[1]
 CONFIG = "configs/voc-mini.yaml"
 LOOPS = {
     "as-configured": "auxsegnet+",
@@ -47,6 +45,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder for voc-mini.md and its picture")
     wanted = parser.parse_args()
     root, out = wanted.root.resolve(), wanted.out.resolve()
+    results = wanted.results and wanted.results.resolve()
     for split in ("train", "val"):
         build(root, out, split)
     at_once([ablation(out, seed, list(LOOPS)) for seed in wanted.seeds])
@@ -56,9 +55,9 @@ def main() -> None:
             at_once([post_process(out, name, seed, round) for seed in missing])
     if not wanted.loops_only:
         at_once([ablation(out, seed, SWITCHES, "train.rounds=1") for seed in wanted.seeds])
-    if wanted.results:
-        (wanted.results / "voc-mini.md").write_text(page(out, wanted.seeds))
-        picture = ["--out", wanted.results / "voc-mini.png"]
+    if results:
+        (results / "voc-mini.md").write_text(page(out, wanted.seeds))
+        picture = ["--out", results / "voc-mini.png"]
         val = ["--split-folder", out / "val"]
         at_once([["benchmarks/panels.py", run_of(out, "as-configured", 0).root, *val, *picture]])
 
@@ -103,12 +102,7 @@ def num_rounds() -> int:
 
 def at_once(commands: Sequence[Sequence[str | Path]]) -> None:
     """Run commands of the project beside one another; each must succeed."""
-    running = []
-    for words in commands:
-        print("$ python", *words, flush=True)
-        environment = os.environ | {"PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *map(str, words)]
-        running.append(subprocess.Popen(command, cwd=CODE, env=environment))
+    running = [start(*words) for words in commands]
     codes = [process.wait() for process in running]
     if any(codes):
         sys.exit("a command failed, see above; the same command goes on")
@@ -118,6 +112,7 @@ def page(out: Path, seeds: Sequence[int]) -> str:
     """All figures as Markdown."""
     config = load_config(CODE / CONFIG)
     command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
+    images = [load_index(out / split).num_samples for split in ("train", "val")]
     settings = {name: ", ".join(f"`{text}`" for text in VARIANTS[name]) for name in SWITCHES}
     listed = "\n".join(f"- `{name}`: {text}" for name, text in settings.items())
     return f"""# voc-mini: the method on real photographs
@@ -125,7 +120,8 @@ def page(out: Path, seeds: Sequence[int]) -> str:
 `{command}`
 on {machine()} One core for each seed.
 
-311 photographs of VOC train to learn from, 321 of VOC val to measure on, saliency maps of U2-Net,
+{images[0]} photographs of VOC train to learn from, {images[1]} of VOC val to measure on, saliency \
+maps of U2-Net,
 EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
 {config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts \
 as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
@@ -193,7 +189,8 @@ def over_seeds(runs: Sequence[RunFolder], name: str) -> str:
     found = [100 * value.miou for run in runs if (value := read_measurement(run, name))]
     if len(found) < len(runs):
         return "-"
-    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}"
+    spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.2f}{spread}"
 
 
 def percent(run: RunFolder, name: str) -> str:
