@@ -5,6 +5,7 @@ It carries one string, the run folder. Local processes are `python -m auxdist.jo
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -80,6 +81,8 @@ class Job:
             if world.is_main:
                 _finish(run, config)
             world.barrier()
+        if allocation:
+            atexit.register(leave_process, 0)  # submitit, which called us, has a result to write
 
 
 def raise_fence(run: RunFolder, world: World) -> Fence | None:
@@ -168,16 +171,14 @@ def _finish(run: RunFolder, config: Config) -> None:
 
 
 def leave_process(code: int) -> None:
-    """End this process.
+    """End this process at once; whatever counts is on disk.
 
-    After an error the process group was not left (see world.joined), and the threads that it still
-    has would abort an orderly exit, which would hide the exit code.
+    A C++ thread of the process group that wants the interpreter while it shuts down aborts it, and
+    that would hide the exit code. So there is no shutting down.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == EXIT_ERROR:
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 if __name__ == "__main__":
