@@ -83,9 +83,13 @@ class Ablation:
     variants: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(VARIANTS))
     seeds: Sequence[int] = (0,)
 
+    def run_of(self, name: str, seed: int) -> RunFolder:
+        """The run folder of a variant with a seed."""
+        return RunFolder(self.root / f"{name}-seed{seed}")
+
     def runs(self, name: str) -> list[RunFolder]:
         """The run folder of each seed of a variant."""
-        return [RunFolder(self.root / f"{name}-seed{seed}") for seed in self.seeds]
+        return [self.run_of(name, seed) for seed in self.seeds]
 
 
 def chosen_variants(
@@ -180,22 +184,21 @@ def _require_good(ablation: Ablation) -> None:
 
 def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
     """The run that ends with the first labels of a seed."""
-    root = ablation.root / f"{_START}-seed{seed}"
     settings = [*ablation.settings, f"seed={seed}", "train.rounds=0"]
-    return _run(ablation, root, settings)
+    return _run(ablation, ablation.run_of(_START, seed), settings)
 
 
 def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:
-    root = ablation.root / f"{name}-seed{seed}"
+    run = ablation.run_of(name, seed)
     settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
     if not Request(ablation.config_file, settings).config().classifier.weights:
         settings.append(f"classifier.weights={json.dumps(str(_classifier(start)))}")
-    _copy_first_labels(start, RunFolder(root))
-    return _run(ablation, root, settings)[1]
+    _copy_first_labels(start, run)
+    return _run(ablation, run, settings)[1]
 
 
-def _run(ablation: Ablation, root: Path, settings: list[str]) -> tuple[RunFolder, Outcome]:
-    run, config = create_run(Request(ablation.config_file, settings, root), ablation.procs)
+def _run(ablation: Ablation, run: RunFolder, settings: list[str]) -> tuple[RunFolder, Outcome]:
+    run, config = create_run(Request(ablation.config_file, settings, run.root), ablation.procs)
     if run.complete.exists():
         return run, Outcome(0)
     print(f"run folder {run.root}", flush=True)
