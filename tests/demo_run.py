@@ -14,7 +14,6 @@ SMALLER: dict[str, object] = {
     "data.workers": 1,
     "classifier.epochs": 1,
     "train.epochs": 2,
-    "train.rounds": 2,
     "train.checkpoint_every_steps": 5,
     "train.log_keys": "true",
     "train.log_every_steps": 1,

@@ -50,5 +50,5 @@ def test_killed_runs_end_with_the_same_labels(tmp_path: Path, seed: int) -> None
     call(*command)
     assert by_step(killed, "keys", "keys") == by_step(whole, "keys", "keys")
     assert by_step(killed, "step", "loss") == by_step(whole, "step", "loss")
-    assert len(manifests(whole)) == 3
+    assert len(manifests(whole)) == 4
     assert manifests(killed) == manifests(whole)
