@@ -29,6 +29,10 @@ class CheckpointError(AuxdistError):
     """A checkpoint or weight file that is damaged or does not fit the network."""
 
 
+class DiskFull(AuxdistError):
+    """The file system took no more; what was finished before stands."""
+
+
 class LaunchError(AuxdistError):
     """A job that could not be submitted or started."""
 

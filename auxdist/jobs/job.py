@@ -6,6 +6,7 @@ It carries one string, the run folder. Local processes are `python -m auxdist.jo
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.errors import AuxdistError, LaunchError, PeerFailed, Stopped
+from auxdist.errors import AuxdistError, DiskFull, LaunchError, PeerFailed, Stopped
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag, current_incarnation
@@ -28,6 +29,9 @@ EXIT_ERROR = 2
 """Exit code of a process that met an error a user can mend."""
 EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and saved (EX_TEMPFAIL: try again later)."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a file system or a quota that is used up."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,17 @@ class Job:
         except (Stopped, PeerFailed):
             raise
         except AuxdistError as error:
-            if record_failure(run, error):
-                print(error, file=sys.stderr, flush=True)
+            _tell(run, error)
             raise
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            full = DiskFull(
+                f"{error.filename or run.root}: cannot be written ({error.strerror}); what is "
+                "finished is kept. Free space, then give the same command again."
+            )
+            _tell(run, full)
+            raise full from error
 
     def work(
         self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
@@ -114,6 +126,11 @@ def record_failure(run: RunFolder, error: AuxdistError) -> bool:
     except OSError:  # a full disk; the message must be heard all the same
         run.failure.unlink(missing_ok=True)
     return True
+
+
+def _tell(run: RunFolder, error: AuxdistError) -> None:
+    if record_failure(run, error):
+        print(error, file=sys.stderr, flush=True)
 
 
 def num_threads(config: Config) -> int:

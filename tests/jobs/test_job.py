@@ -15,7 +15,7 @@ from submitit.core.utils import DelayedSubmission
 
 from auxdist.config import ComputeConfig, Config
 from auxdist.configfile import dump_config
-from auxdist.errors import DataError
+from auxdist.errors import DataError, DiskFull
 from auxdist.jobs import job
 from auxdist.jobs.job import EXIT_ERROR, Job, num_threads, record_failure
 from auxdist.jobs.local import Outcome, run_processes
@@ -136,6 +136,20 @@ def test_a_full_disk_does_not_hide_the_error(
     run = RunFolder(tmp_path)
     assert record_failure(run, DataError("the disk is full"))
     assert not run.failure.exists()
+
+
+def test_a_file_system_without_space_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Job, run: RunFolder, stop: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(run.root / "events.jsonl"))
+
+    monkeypatch.setattr(Job, "_run", fail)
+    run = make_run(tmp_path)
+    with pytest.raises(DiskFull, match=r"events.jsonl: cannot be written .*Free space"):
+        Job(str(run.root))()
+    assert capsys.readouterr().err.count("Free space") == 1
+    assert json.loads(run.failure.read_text())["error"] == "DiskFull"
 
 
 def test_a_launcher_needs_no_torch() -> None:
