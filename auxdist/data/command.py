@@ -13,7 +13,7 @@ from tqdm import tqdm
 from auxdist.data.build import QUARANTINE_NAME, BuildOptions, Report, build
 from auxdist.data.estimate import OnnxSaliency, PlainSaliency, ReadySaliency
 from auxdist.data.recipe import Recipe, SaliencyMaker
-from auxdist.errors import AuxdistError, Stopped
+from auxdist.errors import AuxdistError, DataError, Stopped
 
 EXIT_BAD = 2
 EXIT_STOPPED = 130
@@ -35,12 +35,14 @@ def build_parser(
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"list bad samples in {QUARANTINE_NAME}; go on"
     )
-    maps = parser.add_mutually_exclusive_group()
-    maps.add_argument("--saliency", type=Path, metavar="DIR", help="ready maps DIR/KEY.png")
-    maps.add_argument(
-        "--saliency-model", type=Path, metavar="FILE.onnx", help="make maps by a saliency network"
+    parser.add_argument("--saliency", type=Path, metavar="DIR", help="ready maps DIR/KEY.png")
+    parser.add_argument(
+        "--saliency-model",
+        type=Path,
+        metavar="FILE.onnx",
+        help="make maps by a saliency network; with --saliency, those that are missing there",
     )
-    maps.add_argument(
+    parser.add_argument(
         "--no-saliency", action="store_true", help="no maps: for splits that only measure"
     )
     return parser
@@ -76,14 +78,20 @@ def split_name(options: argparse.Namespace) -> str:
 
 
 def saliency_maker(options: argparse.Namespace) -> SaliencyMaker | None:
-    """Where maps come from; the plain estimator unless the options say otherwise."""
+    """Where maps come from; the plain estimator unless the options say otherwise.
+
+    Raises:
+        DataError: maps are both asked for and ruled out, or cannot be had from there.
+    """
+    folder, model = options.saliency, options.saliency_model
     if options.no_saliency:
+        if folder or model:
+            raise DataError("--no-saliency: contradicts --saliency and --saliency-model.")
         return None
-    if options.saliency is not None:
-        return ReadySaliency.of(options.saliency)
-    if options.saliency_model is not None:
-        return OnnxSaliency.of(options.saliency_model)
-    return PlainSaliency()
+    network = OnnxSaliency.of(model) if model else None
+    if folder:
+        return ReadySaliency.of(folder, network)
+    return network or PlainSaliency()
 
 
 def run_build(recipe: Recipe, options: argparse.Namespace) -> Report:

@@ -42,13 +42,17 @@ class PlainSaliency:
 
 @dataclass(frozen=True)
 class ReadySaliency:
-    """Maps that somebody else made: `folder`/KEY.png, 8-bit gray, of the image's size."""
+    """Maps that somebody else made: `folder`/KEY.png, 8-bit gray, of the image's size.
+
+    `missing` makes those that are not there.
+    """
 
     folder: Path
     name: str
+    missing: OnnxSaliency | None = None
 
     @classmethod
-    def of(cls, folder: Path) -> ReadySaliency:
+    def of(cls, folder: Path, missing: OnnxSaliency | None = None) -> ReadySaliency:
         """Check the folder.
 
         Raises:
@@ -56,7 +60,10 @@ class ReadySaliency:
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: is no folder; --saliency names a folder of KEY.png maps.")
-        return cls(folder.resolve(), f"ready maps of {folder.resolve().name}/")
+        name = f"ready maps of {folder.resolve().name}/"
+        if missing:
+            name += f", others by {missing.name}"
+        return cls(folder.resolve(), name, missing)
 
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """The map of a sample.
@@ -68,9 +75,11 @@ class ReadySaliency:
         try:
             values = decode_gray(path.read_bytes(), str(path))
         except OSError as error:
+            if self.missing and isinstance(error, FileNotFoundError):
+                return self.missing(key, pixels)
             raise DataError(
-                f"{path}: no saliency map for {key} ({error.strerror}); add it, or take "
-                "--saliency-model or the plain estimator for all images."
+                f"{path}: no saliency map for {key} ({error.strerror}); add it, or "
+                "have it made by --saliency-model FILE.onnx."
             ) from error
         check_size(values, pixels.shape[:2], str(path))
         return values

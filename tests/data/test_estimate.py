@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from shared_data import SHARED, needs_shared
 
+from auxdist.data.command import build_parser, saliency_maker
 from auxdist.data.estimate import OnnxSaliency, PlainSaliency, ReadySaliency, plain_saliency
 from auxdist.data.reader import decode_gray, decode_image, encode_gray
 from auxdist.data.scenes import draw_scene
@@ -81,3 +82,25 @@ def test_ready_maps_are_read_by_key_and_checked(tmp_path: Path) -> None:
         maker("b", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(DataError, match="is no folder"):
         ReadySaliency.of(tmp_path / "none")
+
+
+@needs_shared
+def test_missing_ready_maps_are_made_where_a_network_is_given(tmp_path: Path) -> None:
+    assert SHARED is not None
+    network = OnnxSaliency.of(SHARED / "data" / "weights" / "u2netp.onnx")
+    image = draw_scene(0, "train", 0, 96).image
+    ready = np.full(image.shape[:2], 7, np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_gray(ready))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    maker = ReadySaliency.of(tmp_path, network)
+    assert np.array_equal(maker("a", image), ready)
+    assert np.array_equal(maker("b", image), network("b", image))
+    assert "others by network u2netp.onnx" in maker.name
+    with pytest.raises(DataError, match=r"bad\.png"):
+        maker("bad", image)
+
+
+def test_maps_cannot_be_both_asked_for_and_ruled_out(tmp_path: Path) -> None:
+    words = ["out", "--no-saliency", "--saliency", str(tmp_path)]
+    with pytest.raises(DataError, match=r"--no-saliency: contradicts --saliency"):
+        saliency_maker(build_parser("").parse_args(words))
