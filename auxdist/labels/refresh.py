@@ -39,8 +39,7 @@ class RefinedLabels:
             DataError: the sample has no saliency map.
         """
         original = original_saliency(source)
-        net = self.viewer.net
-        outputs = net(net.prepare(self.viewer.view(source.image)[None]))
+        outputs = self.viewer.outputs(self.viewer.view(source.image)[None])
         cam = self._refined_cam(outputs, source)
         saliency = self._saliency(outputs, original)
         if not (cam.isfinite().all() and saliency.isfinite().all()):

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auxdist.config import Precision
 from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.precision import computing
+from auxdist.records import Outputs
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,23 @@ class Viewer:
     net: AuxSegNet
     device: str = "cpu"
     image_scale: float = 1.0
+    precision: Precision = "fp32"
 
     def view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) uint8 -> (3, H', W') uint8 on the device, resized by scale * image_scale."""
         seen = rescale(image, scale * self.image_scale)
         return torch.from_numpy(seen).permute(2, 0, 1).to(self.device)
+
+    def outputs(self, views: Tensor) -> Outputs:
+        """What the network sees in views (B, 3, H', W')."""
+        with computing(self.device, self.precision):
+            outputs: Outputs = self.net(self.net.prepare(views))
+        return outputs
+
+    def cams(self, views: Tensor) -> Tensor:
+        """Raw CAMs (B, C, h, w) of views (B, 3, H', W'), by the classification branch alone."""
+        with computing(self.device, self.precision):
+            return self.net.classify(self.net.prepare(views), None)[1]
 
 
 def original_saliency(source: SourceSample) -> np.ndarray:

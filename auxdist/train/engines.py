@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from auxdist.config import TrainConfig
+from auxdist.config import Precision, TrainConfig
+from auxdist.model.precision import computing
 from auxdist.records import Batch, Losses, Normaliser
 from auxdist.train.ddp import DdpEngine
 from auxdist.train.engine import Engine, Trainee
@@ -13,27 +13,23 @@ from auxdist.world import World
 
 
 class Cast(nn.Module):
-    """Runs a module under autocast to `dtype`; weights and gradients stay fp32."""
+    """Computes a module in `precision`; weights and gradients stay fp32."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.module = module
-        self.dtype = dtype
+        self.precision = precision
 
     def forward(self, batch: Batch, normaliser: Normaliser) -> Losses:
         """`module` of the same arguments."""
-        device = batch.image.device.type
-        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+        with computing(batch.image.device, self.precision):
             losses: Losses = self.module(batch, normaliser)
         return losses
 
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
 def make_engine(trainee: Trainee, config: TrainConfig, world: World) -> Engine:
     """The engine that the configuration asks for."""
-    module = Cast(trainee.objective, PRECISIONS[config.precision])
+    module = Cast(trainee.objective, config.precision)
     if config.engine == "deepspeed":
         from auxdist.train.zero import ZeroEngine
 

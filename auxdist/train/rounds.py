@@ -164,7 +164,8 @@ class Rounds:
     def _produce(self, round: int) -> None:
         world = self._around.world
         trained = self._evaluated(round - 1)
-        viewer = Viewer(trained.net, world.device, self._config.data.image_scale)
+        config = self._config
+        viewer = Viewer(trained.net, world.device, config.data.image_scale, config.labels.precision)
         maker_type = RefinedLabels if round else InitialLabels
         production = Production(
             self._around.run,

@@ -86,6 +86,15 @@ def test_post_processing_follows_the_method() -> None:
     assert len({plain.tobytes(), labels.tobytes(), predict(net, IMAGE, "cpu").tobytes()}) == 3
 
 
+def test_bf16_is_close_to_fp32_and_is_asked_for_by_the_configuration() -> None:
+    config = Config(evaluate=EvaluateConfig(precision="bf16"))
+    rough = probabilities(tiny_net(), IMAGE, "cpu", Inference.single_scale(config))
+    exact = probabilities(tiny_net(), IMAGE, "cpu")
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.02
+    assert Inference.post_processed(config).precision == "bf16"
+
+
 @pytest.mark.parametrize("window", [64, 1000])
 def test_window_larger_than_the_image_equals_whole(window: int) -> None:
     whole = probabilities(tiny_net(), IMAGE, "cpu", Inference())

@@ -91,3 +91,12 @@ def test_image_without_classes_is_ignored_where_salient() -> None:
 def test_sample_without_saliency_says_how_to_get_one() -> None:
     with pytest.raises(DataError, match=r"a: has no saliency map .* --saliency-model"):
         InitialLabels(Viewer(tiny_net()), LABELS).make(SourceSample("a", IMAGE, None, (0,)))
+
+
+def test_first_labels_in_bf16_differ_near_the_thresholds_alone() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, CLASSES)
+    exact = InitialLabels(Viewer(tiny_net()), LABELS).make(source)
+    rough = InitialLabels(Viewer(tiny_net(), precision="bf16"), LABELS).make(source)
+    assert exact.cam is not None
+    assert rough.cam is not None
+    assert 0 < (exact.cam != rough.cam).mean() < 0.05, "it computes in bf16, and no worse than that"

@@ -96,3 +96,12 @@ def test_saliency_goes_through_the_crf_where_asked_for() -> None:
 def test_sample_without_saliency_is_refused() -> None:
     with pytest.raises(DataError, match="a: has no saliency map"):
         RefinedLabels(Viewer(tiny_net()), LABELS).make(SourceSample("a", IMAGE, None, (0,)))
+
+
+def test_labels_in_bf16_differ_near_the_thresholds_alone() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
+    exact = RefinedLabels(Viewer(tiny_net()), LABELS).make(source)
+    rough = RefinedLabels(Viewer(tiny_net(), precision="bf16"), LABELS).make(source)
+    difference = np.abs(exact.saliency.astype(int) - rough.saliency)
+    assert 0 < difference.max() < 8, "it computes in bf16, and no worse than that"
+    assert (exact.segmentation != rough.segmentation).mean() < 0.05
