@@ -6,6 +6,7 @@ It carries one string, the run folder. Local processes are `python -m auxdist.jo
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
 import json
 import os
@@ -29,6 +30,8 @@ EXIT_ERROR = 2
 """Exit code of a process that met an error a user can mend."""
 EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and saved (EX_TEMPFAIL: try again later)."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a file system or a quota that is used up."""
@@ -81,7 +84,7 @@ class Job:
         allocation = current_allocation()
         if allocation:
             allocation.export_ranks()
-        limit_threads(config)
+        use_cpus(config)
         with joined(config.compute.device, config.compute.timeout_s) as world:
             fence = raise_fence(run, world)
             try:
@@ -156,11 +159,24 @@ def main(job: Job) -> int:
     return 0
 
 
-def limit_threads(config: Config) -> None:
-    """Give this process its share of the CPUs."""
+def use_cpus(config: Config) -> None:
+    """Give this process its share of the CPUs, and let it keep the memory that it frees."""
     import torch
 
     torch.set_num_threads(num_threads(config))
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library (glibc) keep freed memory for the next allocation.
+
+    By default it hands each large array back to the system at once, and a training step on a CPU
+    spends a fifth of its time in page faults. Costs about a fifth more memory.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not so with other C libraries
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which means never
 
 
 def _leave_allocation(

@@ -16,7 +16,7 @@ from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_predictions
 from auxdist.evaluate.pictures import save_prediction
 from auxdist.evaluate.predict import Inference, predict
-from auxdist.jobs.job import limit_threads
+from auxdist.jobs.job import use_cpus
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
@@ -116,7 +116,7 @@ def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
         AuxdistError: as evaluation_of, or the round is not finished.
     """
     config, index, round = evaluation_of(run, split, use)
-    limit_threads(config)
+    use_cpus(config)
     with joined(config.compute.device, config.compute.timeout_s) as world:
         net = _network(run, config, round, world)
         inference = use.inference(config)
@@ -137,7 +137,7 @@ def predict_images(
     _require_different_names(images)
     contents = [(path.stem, _read(path)) for path in images]
     palette = load_index(config.data.train).palette
-    limit_threads(config)
+    use_cpus(config)
     with joined(config.compute.device) as world:
         round = _round(run, config, use)
         net = _network(run, config, round, world)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -150,6 +151,29 @@ def test_a_file_system_without_space_is_one_clear_line(
         Job(str(run.root))()
     assert capsys.readouterr().err.count("Free space") == 1
     assert json.loads(run.failure.read_text())["error"] == "DiskFull"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do it their way")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import resource, sys
+import numpy as np
+from auxdist.jobs.job import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults = []
+for _ in range(3):
+    np.ones(1 << 26, np.uint8)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[2] - faults[1])
+"""
+    pages = [
+        int(subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, check=True,
+                           capture_output=True, text=True).stdout)
+        for how in ("keep", "return")
+    ]  # fmt: skip
+    assert pages[0] < 10
+    assert pages[1] > 20 * max(pages[0], 1), "the test would show nothing"
 
 
 def test_a_launcher_needs_no_torch() -> None:
