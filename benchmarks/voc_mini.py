@@ -2,17 +2,15 @@
 
     python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results
 
-VOC has JPEGImages/, SegmentationClass/, saliency/, labels.json, val.txt and lists to learn from.
-Learns by labels.json and the saliency maps; the masks measure. The rounds learn from all lists,
-the switches from the first alone. Each seed runs on one core, all seeds at once. What is finished
-is not done again.
+VOC has JPEGImages/, SegmentationClass/, saliency/, labels.json, train.txt and val.txt. Learns from
+train alone, by labels.json and the saliency maps; the masks measure. Each seed runs on one core,
+all seeds at once. What is finished is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -34,7 +32,9 @@ LOOPS = {
 }
 """Variants that run all rounds, and their names on the page."""
 SWITCHES = [name for name in VARIANTS if name != "first-labels"]
-"""Variants that run one round."""
+"""Variants that run one round, at half the resolution: each costs minutes."""
+SHORT = ("data.image_scale=0.5", "data.crop.size=160", "train.rounds=1")
+"""Settings of the switches."""
 
 
 def main() -> None:
@@ -42,29 +42,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, metavar="VOC", help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and runs")
-    parser.add_argument(
-        "--lists", nargs="+", default=["train.txt"], metavar="F", help="(train.txt)"
-    )
-    parser.add_argument("--saliency-model", type=Path, help="for photographs without a ready map")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
     parser.add_argument("--loops-only", action="store_true", help="leave out the switches")
     parser.add_argument("--results", type=Path, help="folder for voc-mini.md and its picture")
     wanted = parser.parse_args()
     root, out = wanted.root.resolve(), wanted.out.resolve()
     results = wanted.results and wanted.results.resolve()
-    build(root, out / "train", wanted.lists, wanted.saliency_model)
-    build(root, out / "train-first", wanted.lists[:1], wanted.saliency_model)
-    build(root, out / "val", ["val.txt"], wanted.saliency_model)
-    at_once([ablation(out, "runs", "train", seed, list(LOOPS)) for seed in wanted.seeds])
+    for split in ("train", "val"):
+        build(root, out, split)
+    at_once([ablation(out / "runs", seed, list(LOOPS)) for seed in wanted.seeds])
     for name in LOOPS:
         for round in (0, num_rounds() - 1):
             missing = [s for s in wanted.seeds if not post_file(out, name, s, round).exists()]
             at_once([post_process(out, name, seed, round) for seed in missing])
     if not wanted.loops_only:
-        short = one_round(out)
-        at_once(
-            [ablation(out, "switches", "train-first", s, SWITCHES, *short) for s in wanted.seeds]
-        )
+        at_once([ablation(out / "switches", seed, SWITCHES, *SHORT) for seed in wanted.seeds])
     if results:
         (results / "voc-mini.md").write_text(page(out, wanted.seeds))
         picture = ["--out", results / "voc-mini.png"]
@@ -72,33 +64,19 @@ def main() -> None:
         at_once([["benchmarks/panels.py", run_of(out, "as-configured", 0).root, *val, *picture]])
 
 
-def build(root: Path, split: Path, lists: Sequence[str], saliency_model: Path | None) -> None:
+def build(root: Path, out: Path, split: str) -> None:
     """Shards of a split; saliency of val is only looked at, by panels.py."""
-    split.parent.mkdir(parents=True, exist_ok=True)
-    keys = split.with_suffix(".txt")
-    keys.write_text("".join((root / name).read_text() for name in lists))
-    command: list[str | Path] = ["shards/build_voc.py", root, split, "--list", keys]
+    command: list[str | Path] = ["shards/build_voc.py", root, out / split]
+    command += ["--list", root / f"{split}.txt", "--samples-per-shard", "20"]
     command += ["--labels", root / "labels.json", "--saliency", root / "saliency"]
-    if saliency_model:
-        command += ["--saliency-model", saliency_model.resolve()]
-    at_once([[*command, "--samples-per-shard", "20"]])
+    at_once([command])
 
 
-def one_round(out: Path) -> list[str]:
-    """Settings of the switches: as many steps for the classifier and a round, from fewer images."""
-    config = load_config(CODE / CONFIG)
-    more = load_index(out / "train").num_samples / load_index(out / "train-first").num_samples
-    classifier, train = (round(s.epochs * more) for s in (config.classifier, config.train))
-    return [f"classifier.epochs={classifier}", f"train.epochs={train}", "train.rounds=1"]
-
-
-def ablation(
-    out: Path, runs: str, split: str, seed: int, names: Sequence[str], *settings: str
-) -> list[str | Path]:
+def ablation(runs: Path, seed: int, names: Sequence[str], *settings: str) -> list[str | Path]:
     """The command that runs variants with one seed."""
-    data = (f"data.train={out / split}", f"data.val={out / 'val'}")
+    data = (f"data.train={runs.parent / 'train'}", f"data.val={runs.parent / 'val'}")
     words = [word for text in (*data, *settings) for word in ("--set", text)]
-    command: list[str | Path] = ["-m", "auxdist.cli", "ablate", CONFIG, "--out", out / runs]
+    command: list[str | Path] = ["-m", "auxdist.cli", "ablate", CONFIG, "--out", runs]
     return [*command, "--seeds", str(seed), "--variants", *names, *words]
 
 
@@ -135,9 +113,8 @@ def at_once(commands: Sequence[Sequence[str | Path]]) -> None:
 def page(out: Path, seeds: Sequence[int]) -> str:
     """All figures as Markdown."""
     config = load_config(CODE / CONFIG)
-    command = shlex.join(["python", *sys.argv])
-    train, first, val = (load_index(out / split) for split in ("train", "train-first", "val"))
-    short = ", ".join(f"`{text}`" for text in one_round(out))
+    command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
+    images = [load_index(out / split).num_samples for split in ("train", "val")]
     listed = "\n".join(
         f"- `{name}`: " + (", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file")
         for name in SWITCHES
@@ -147,8 +124,8 @@ def page(out: Path, seeds: Sequence[int]) -> str:
 `{command}`
 on {machine()} One core for each seed.
 
-{train.num_samples} photographs of VOC train_aug to learn from, {val.num_samples} of VOC val to \
-measure on; saliency: {train.saliency};
+{images[0]} photographs of VOC train to learn from, {images[1]} of VOC val to measure on, saliency \
+maps of U2-Net,
 EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
 {config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts \
 as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
@@ -167,9 +144,9 @@ image at a single scale, and with several scales (highest probability) and the C
 
 ## Switches
 
-One round with each switch turned, on {first.num_samples} of the photographs ({short}),
-from the same first labels and classifier. Labels are those that the refresh makes after the round.
-Mean and standard deviation over seeds {", ".join(map(str, seeds))}.
+One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
+first labels and classifier. Labels are those that the refresh makes after the round. Mean and
+standard deviation over seeds {", ".join(map(str, seeds))}.
 
 ```
 {switches(out, seeds)}
