@@ -170,6 +170,11 @@ class LabelsConfig:
     """Image scales of the first CAMs."""
     cam_flip: bool = True
     """Add the mirrored image at each scale of the first CAMs."""
+    refresh_scales: tuple[float, ...] = (1.0,)
+    """Image scales of a refresh; published is one. Of several, refined CAMs and saliency are
+    averaged."""
+    refresh_flip: bool = False
+    """Add the mirrored image at each scale of a refresh."""
     cam_threshold: float = 0.2
     """A pixel belongs to an object where the strongest labelled CAM exceeds this."""
     saliency_threshold: float = 0.06

@@ -32,6 +32,7 @@ def validate(config: Config, num_ranks: int | None = None) -> list[str]:
         _affinity(config),
         _weights(config),
         _scales("labels.cam_scales", config.labels.cam_scales),
+        _scales("labels.refresh_scales", config.labels.refresh_scales),
         _scales("evaluate.scales", config.evaluate.scales),
         _window(config),
         _batches(config, num_ranks),

@@ -181,8 +181,13 @@ def test_post_processed_evaluation_is_the_same_on_two_ranks_and_written_as_json(
     one = json.loads((tmp_path / "one.json").read_text())
     assert one == json.loads((tmp_path / "two.json").read_text())
     assert one["num_images"] == 6
-    inference = {"scales": [1.0, 0.5], "crf": True, "window": 0, "image_scale": 1.0}
-    assert one["inference"] == inference
+    assert one["inference"] == {
+        "scales": [1.0, 0.5],
+        "crf": True,
+        "window": 0,
+        "image_scale": 1.0,
+        "precision": "fp32",
+    }
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_bad_configuration_is_told_what_to_do(
     assert told(tmp_path_factory, overrides) == expected
 
 
-@pytest.mark.parametrize("key", ["labels.cam_scales", "evaluate.scales"])
+@pytest.mark.parametrize("key", ["labels.cam_scales", "labels.refresh_scales", "evaluate.scales"])
 @pytest.mark.parametrize("scales", ["[]", "[1.0, 0]", "[1.0, -0.5]", "[1.0, 0.5, 1.0]"])
 def test_scales_are_positive_and_different(
     tmp_path_factory: pytest.TempPathFactory, key: str, scales: str

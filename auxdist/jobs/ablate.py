@@ -63,6 +63,7 @@ _AFTER_FIRST_LABELS = (
     "model.branches.",
     "train.",
     "labels.refresh=",
+    "labels.refresh_",
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""

@@ -18,9 +18,9 @@ EPSILON = 1e-5
 
 
 def normalise_cam(cam: Tensor) -> Tensor:
-    """ReLU, then each map divided by its maximum + 1e-5: cam (K, h, w) -> (K, h, w) in [0, 1)."""
+    """ReLU, then each map divided by its maximum + 1e-5: (..., h, w) -> (..., h, w) in [0, 1)."""
     positive = cam.clamp_min(0)
-    return positive / (positive.amax(dim=(1, 2), keepdim=True) + EPSILON)
+    return positive / (positive.amax(dim=(-2, -1), keepdim=True) + EPSILON)
 
 
 def fuse(

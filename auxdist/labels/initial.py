@@ -15,7 +15,7 @@ from auxdist.config import LabelsConfig
 from auxdist.data.reader import SourceSample
 from auxdist.labels.fuse import agreement, cam_only, fuse, normalise_cam
 from auxdist.labels.store import LabelMaps
-from auxdist.labels.viewer import Viewer, original_saliency
+from auxdist.labels.viewer import Viewer, original_saliency, turned_back
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,10 @@ class InitialLabels:
         if not source.classes:
             return total
         for scale in self.config.cam_scales:
-            image = self.viewer.view(source.image, scale)
-            views = torch.stack([image, image.flip(-1)]) if self.config.cam_flip else image[None]
+            views = self.viewer.views(source.image, scale, self.config.cam_flip)
             cam = self.viewer.cams(views)[:, list(source.classes)]  # (1 or 2, K, h, w)
             cam = cam.float().clamp_min(0)
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False)
-            total += cam[0]
-            if self.config.cam_flip:
-                total += cam[1].flip(-1)
+            for found in turned_back(cam):
+                total += found
         return normalise_cam(total)

@@ -5,6 +5,7 @@ Shape legend: C classes, K classes that the image is labelled with, H W image, h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from auxdist.data.reader import SourceSample
 from auxdist.labels.fuse import agreement, fuse, normalise_cam
 from auxdist.labels.statistics import Mixture
 from auxdist.labels.store import LabelMaps
-from auxdist.labels.viewer import Viewer, original_saliency
+from auxdist.labels.viewer import Viewer, original_saliency, turned_back
 from auxdist.records import Outputs
 
 
@@ -25,7 +26,8 @@ from auxdist.records import Outputs
 class RefinedLabels:
     """Makes the labels that follow a round (method 2.7, update).
 
-    The network sees the whole image at once.
+    The network sees the whole image at once. Published is one view, at scale 1; of several scales,
+    or with the mirrored image, refined CAMs and saliency are averaged before the fusion.
     """
 
     viewer: Viewer
@@ -39,9 +41,10 @@ class RefinedLabels:
             DataError: the sample has no saliency map.
         """
         original = original_saliency(source)
-        outputs = self.viewer.outputs(self.viewer.view(source.image)[None])
-        cam = self._refined_cam(outputs, source)
-        saliency = self._saliency(outputs, original)
+        cam, predicted, mixture = self._look(source)
+        saliency = torch.from_numpy(original).to(self.viewer.device) / 255
+        if predicted is not None:
+            saliency = (predicted + saliency) / 2
         if not (cam.isfinite().all() and saliency.isfinite().all()):
             return LabelMaps.not_finite(original.shape)
         if self.config.saliency_crf:
@@ -54,29 +57,41 @@ class RefinedLabels:
             self.config.saliency_threshold,
         )
         stored = (saliency * 255).round().to(torch.uint8)
-        mixing = outputs.affinity.mixing()
         return LabelMaps(
             labels.cpu().numpy(),
             stored.cpu().numpy(),
             agreement=agreement(labels, saliency, self.config.saliency_threshold),
-            mixture=Mixture.of(mixing.mean, mixing.std) if mixing else Mixture(),
+            mixture=mixture,
         )
 
-    def _refined_cam(self, outputs: Outputs, source: SourceSample) -> Tensor:
-        """(K, H, W): A_CT cam of the labelled classes, not normalised again."""
+    def _look(self, source: SourceSample) -> tuple[Tensor, Tensor | None, Mixture]:
+        """Refined CAMs (K, H, W), refined saliency (H, W) if there is any, weights of A_CT."""
         size = source.image.shape[:2]
-        if not source.classes:
-            return torch.zeros((0, *size), device=self.viewer.device)
-        cam = normalise_cam(outputs.cam[0, list(source.classes)])  # (K, h, w)
-        return _upsample(outputs.affinity.apply(cam[None]), size)[0]
+        cams: list[Tensor] = []
+        saliencies: list[Tensor] = []
+        mixture = Mixture()
+        for scale in self.config.refresh_scales:
+            views = self.viewer.views(source.image, scale, self.config.refresh_flip)
+            outputs = self.viewer.outputs(views)
+            cams += turned_back(_refined_cams(outputs, source.classes, size))
+            if outputs.saliency_refined is not None:
+                saliency = outputs.saliency_refined.float().sigmoid()
+                saliencies += turned_back(_upsample(saliency, size)[:, 0])
+            if mixing := outputs.affinity.mixing():
+                mixture += Mixture.of(mixing.mean, mixing.std)
+        return _mean(cams), _mean(saliencies) if saliencies else None, mixture
 
-    def _saliency(self, outputs: Outputs, original: np.ndarray) -> Tensor:
-        """(H, W): mean of the predicted and the off-the-shelf map, in [0, 1]."""
-        given = torch.from_numpy(original).to(self.viewer.device) / 255
-        if outputs.saliency_refined is None:
-            return given
-        predicted = outputs.saliency_refined.float().sigmoid()
-        return (_upsample(predicted, original.shape)[0, 0] + given) / 2
+
+def _refined_cams(outputs: Outputs, classes: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """(B, K, H, W): A_CT cam of the labelled classes, not normalised again."""
+    if not classes:
+        return outputs.cam.new_zeros((len(outputs.cam), 0, *size))
+    cams = normalise_cam(outputs.cam[:, list(classes)])  # (B, K, h, w)
+    return _upsample(outputs.affinity.apply(cams), size)
+
+
+def _mean(maps: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(maps)).mean(0) if len(maps) > 1 else maps[0]
 
 
 def _crf(image: np.ndarray, saliency: Tensor) -> Tensor:

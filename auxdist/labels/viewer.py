@@ -31,6 +31,11 @@ class Viewer:
         seen = rescale(image, scale * self.image_scale)
         return torch.from_numpy(seen).permute(2, 0, 1).to(self.device)
 
+    def views(self, image: np.ndarray, scale: float, mirrored: bool) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, H', W') uint8, or (2, ...) with the mirrored image second."""
+        view = self.view(image, scale)
+        return torch.stack([view, view.flip(-1)]) if mirrored else view[None]
+
     def outputs(self, views: Tensor) -> Outputs:
         """What the network sees in views (B, 3, H', W')."""
         with computing(self.device, self.precision):
@@ -41,6 +46,11 @@ class Viewer:
         """Raw CAMs (B, C, h, w) of views (B, 3, H', W'), by the classification branch alone."""
         with computing(self.device, self.precision):
             return self.net.classify(self.net.prepare(views), None)[1]
+
+
+def turned_back(maps: Tensor) -> tuple[Tensor, ...]:
+    """The maps (1 or 2, ..., W) of `views`, each the way the image lies."""
+    return (maps[0], maps[1].flip(-1)) if len(maps) == 2 else (maps[0],)
 
 
 def original_saliency(source: SourceSample) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from labelmaker import tiny_net
 
 from auxdist.config import LabelsConfig
+from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.refresh import RefinedLabels
@@ -21,20 +22,27 @@ LABELS = LabelsConfig(cam_threshold=0.1, saliency_threshold=0.5)
 SALIENCY = GENERATOR.integers(0, 256, (36, 50), dtype=np.uint8)
 
 
-def reference(classes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def reference(
+    classes: tuple[int, ...], views: tuple[tuple[float, bool], ...] = ((1.0, False),)
+) -> tuple[np.ndarray, np.ndarray]:
     """Segmentation and saliency, step by step, with every class and the dense affinity."""
     net = tiny_net()
-    with torch.inference_mode():
-        out = net(net.prepare(torch.from_numpy(IMAGE).permute(2, 0, 1)[None]))
-    cam = out.cam[0].relu()
-    cam = cam / (cam.amax((1, 2), keepdim=True) + 1e-5)
-    refined = out.affinity.dense()[0] @ cam.flatten(1).T  # (N, C)
-    refined = refined.T.reshape(1, *cam.shape)
-    up = F.interpolate(refined, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0].numpy()
-    assert out.saliency_refined is not None
-    sal = F.interpolate(
-        torch.sigmoid(out.saliency_refined), IMAGE.shape[:2], mode="bilinear", align_corners=False
-    )[0, 0].numpy()
+    ups, sals = [], []
+    for scale, mirrored in views:
+        view = torch.from_numpy(rescale(IMAGE, scale)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            out = net(net.prepare(view.flip(3) if mirrored else view))
+        cam = out.cam[0].relu()
+        cam = cam / (cam.amax((1, 2), keepdim=True) + 1e-5)
+        refined = out.affinity.dense()[0] @ cam.flatten(1).T  # (N, C)
+        refined = refined.T.reshape(1, *cam.shape)
+        up = F.interpolate(refined, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0]
+        assert out.saliency_refined is not None
+        sal = torch.sigmoid(out.saliency_refined)
+        sal = F.interpolate(sal, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+        ups.append((up.flip(2) if mirrored else up).numpy())
+        sals.append((sal.flip(1) if mirrored else sal).numpy())
+    up, sal = np.mean(ups, axis=0), np.mean(sals, axis=0)
     sal = (sal + SALIENCY.astype(np.float32) / 255) / 2
     labels = np.zeros(sal.shape, dtype=np.uint8)
     for y, x in np.ndindex(*sal.shape):
@@ -58,6 +66,19 @@ def test_refresh_follows_the_method(classes: tuple[int, ...]) -> None:
     assert (maps.segmentation != labels).sum() <= 1  # a pixel may lie on a threshold
     assert np.abs(maps.saliency.astype(int) - saliency).max() <= 1
     assert {*np.unique(maps.segmentation)} == {0, 255, *(1 + c for c in classes)}
+
+
+def test_several_views_are_averaged_before_the_fusion() -> None:
+    views = ((1.0, False), (1.0, True), (1.5, False), (1.5, True))
+    config = replace(LABELS, refresh_scales=(1.0, 1.5), refresh_flip=True)
+    maps = RefinedLabels(Viewer(tiny_net()), config).make(
+        SourceSample("a", IMAGE, SALIENCY, (0, 2))
+    )
+    labels, saliency = reference((0, 2), views)
+    assert (maps.segmentation != labels).sum() <= 1
+    assert np.abs(maps.saliency.astype(int) - saliency).max() <= 1
+    assert (labels != reference((0, 2))[0]).any(), "the test would show nothing"
+    assert (labels != reference((0, 2), views[:2])[0]).any()
 
 
 def test_blocked_affinity_gives_the_same_labels_as_the_dense_one() -> None:
