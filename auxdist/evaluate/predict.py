@@ -82,7 +82,9 @@ def predict(
     """
     found = probabilities(net, image, device, inference)
     if inference.crf:
-        found = _refined(image, found)
+        from auxdist.ops.crf import refined_probabilities
+
+        found = refined_probabilities(image, found)
     return found.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
@@ -138,15 +140,3 @@ def _softmax(logits: Tensor) -> Tensor:
     logits.exp_()
     logits /= logits.sum(dim=0)
     return logits
-
-
-def _refined(image: np.ndarray, found: Tensor) -> Tensor:
-    """Marginals (C+1, H, W) of the segmentation CRF."""
-    if found.is_cuda:
-        from auxdist.ops.crf_torch import segmentation_crf_batch
-
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(found.device)
-        return segmentation_crf_batch(pixels[None], found[None])[0]
-    from auxdist.ops.crf import segmentation_crf
-
-    return torch.from_numpy(segmentation_crf(np.ascontiguousarray(image), found.cpu().numpy()))

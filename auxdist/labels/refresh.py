@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,7 +47,9 @@ class RefinedLabels:
         if not (cam.isfinite().all() and saliency.isfinite().all()):
             return LabelMaps.not_finite(original.shape)
         if self.config.saliency_crf:
-            saliency = _crf(source.image, saliency)
+            from auxdist.ops.crf import refined_saliency
+
+            saliency = refined_saliency(source.image, saliency)
         labels = fuse(
             cam,
             saliency,
@@ -92,12 +93,6 @@ def _refined_cams(outputs: Outputs, classes: Sequence[int], size: tuple[int, ...
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(maps)).mean(0) if len(maps) > 1 else maps[0]
-
-
-def _crf(image: np.ndarray, saliency: Tensor) -> Tensor:
-    from auxdist.ops.crf import saliency_crf
-
-    return torch.from_numpy(saliency_crf(image, saliency.cpu().numpy())).to(saliency.device)
 
 
 def _upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,8 @@
 
 Kraehenbuehl and Koltun (2011): Q_i(l) ~ exp(-U_i(l) + sum over kernels of compat * (D^-1/2 K D^-1/2
 Q)_i(l)), Potts compatibility, K filtered on a permutohedral lattice, D its row sums. Public here:
-one image as arrays, on one CPU core (numba); `crf_torch` does batches on any device.
+one image as arrays, on one CPU core (numba), or as tensors where they are; `crf_torch` does batches
+on any device.
 
 Shape legend: B images, H W pixels, K labels.
 """
@@ -15,6 +16,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from auxdist.ops.crf_terms import (
     SALIENCY_KERNELS,
@@ -87,6 +89,27 @@ def segmentation_crf(
     np.log(logits, out=logits)
     flat = logits.reshape(len(logits), -1)
     return mean_field(flat, _features(image, kernels), iterations).reshape(logits.shape)
+
+
+def refined_saliency(image: NDArray[np.uint8], saliency: Tensor) -> Tensor:
+    """`saliency_crf` of a tensor (H, W), on its device: a GPU works there, a CPU by numba."""
+    if not saliency.is_cuda:
+        return torch.from_numpy(saliency_crf(np.ascontiguousarray(image), saliency.numpy()))
+    return saliency_crf_batch(_pixels(image, saliency), saliency[None])[0]
+
+
+def refined_probabilities(image: NDArray[np.uint8], probabilities: Tensor) -> Tensor:
+    """`segmentation_crf` of a tensor (K, H, W), on its device likewise."""
+    if not probabilities.is_cuda:
+        return torch.from_numpy(
+            segmentation_crf(np.ascontiguousarray(image), probabilities.numpy())
+        )
+    return segmentation_crf_batch(_pixels(image, probabilities), probabilities[None])[0]
+
+
+def _pixels(image: NDArray[np.uint8], values: Tensor) -> Tensor:
+    """(1, H, W, 3) on the device of the values."""
+    return torch.from_numpy(np.ascontiguousarray(image))[None].to(values.device)
 
 
 def _features(image: NDArray[np.uint8], kernels: Kernels) -> list[tuple[Floats, float]]:

@@ -126,3 +126,13 @@ def test_labels_in_bf16_differ_near_the_thresholds_alone() -> None:
     difference = np.abs(exact.saliency.astype(int) - rough.saliency)
     assert 0 < difference.max() < 8, "it computes in bf16, and no worse than that"
     assert (exact.segmentation != rough.segmentation).mean() < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_labels_made_on_a_gpu_are_those_of_a_cpu() -> None:
+    config = replace(LABELS, saliency_crf=True, refresh_scales=(1.0, 1.5), refresh_flip=True)
+    source = SourceSample("a", IMAGE, SALIENCY, (0, 1))
+    here = RefinedLabels(Viewer(tiny_net()), config).make(source)
+    there = RefinedLabels(Viewer(tiny_net().cuda(), "cuda"), config).make(source)
+    assert (here.segmentation == there.segmentation).mean() > 0.99
+    assert np.abs(here.saliency.astype(int) - there.saliency).max() <= 2
