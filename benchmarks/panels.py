@@ -71,10 +71,12 @@ def tiles(
 ) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 pictures of an image, one for each column."""
     source = read_sample(index, shard, sample)
-    seen_by = [Viewer(net, image_scale=config.data.image_scale) for net in nets]
-    last = nets[-1]
+    seen_by = [
+        Viewer(net, image_scale=config.data.image_scale, precision=config.labels.precision)
+        for net in nets
+    ]
     yield source.image
-    outputs = last(last.prepare(seen_by[-1].view(source.image)[None]))
+    outputs = seen_by[-1].outputs(seen_by[-1].views(source.image, 1.0, mirrored=False))
     cam = normalise_cam(outputs.cam[0, list(source.classes)])
     for shown in (cam, outputs.affinity.apply(cam[None])[0]):
         yield heat(shown.amax(0), source)
@@ -84,7 +86,7 @@ def tiles(
         yield np.repeat(maps.saliency[..., None], 3, axis=2)
     for maps in labels:
         yield coloured(maps.segmentation, index.palette)
-    found = predict(last, source.image, "cpu", Inference.single_scale(config))
+    found = predict(nets[-1], source.image, "cpu", Inference.single_scale(config))
     yield coloured(found, index.palette)
     yield coloured(read_ground_truth(index, shard, sample), index.palette)
 

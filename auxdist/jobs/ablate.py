@@ -62,8 +62,7 @@ _AFTER_FIRST_LABELS = (
     "model.affinity.",
     "model.branches.",
     "train.",
-    "labels.refresh=",
-    "labels.refresh_",
+    "labels.refresh",
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""

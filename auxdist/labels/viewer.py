@@ -26,14 +26,13 @@ class Viewer:
     image_scale: float = 1.0
     precision: Precision = "fp32"
 
-    def view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
-        """(H, W, 3) uint8 -> (3, H', W') uint8 on the device, resized by scale * image_scale."""
-        seen = rescale(image, scale * self.image_scale)
-        return torch.from_numpy(seen).permute(2, 0, 1).to(self.device)
-
     def views(self, image: np.ndarray, scale: float, mirrored: bool) -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, H', W') uint8, or (2, ...) with the mirrored image second."""
-        view = self.view(image, scale)
+        """(H, W, 3) uint8 -> (1, 3, H', W') uint8, or (2, ...) with the mirrored image second.
+
+        On the device, resized by scale * image_scale.
+        """
+        seen = rescale(image, scale * self.image_scale)
+        view = torch.from_numpy(seen).permute(2, 0, 1).to(self.device)
         return torch.stack([view, view.flip(-1)]) if mirrored else view[None]
 
     def outputs(self, views: Tensor) -> Outputs:

@@ -162,9 +162,8 @@ class Rounds:
         return trained
 
     def _produce(self, round: int) -> None:
-        world = self._around.world
+        world, config = self._around.world, self._config
         trained = self._evaluated(round - 1)
-        config = self._config
         viewer = Viewer(trained.net, world.device, config.data.image_scale, config.labels.precision)
         maker_type = RefinedLabels if round else InitialLabels
         production = Production(
@@ -173,15 +172,15 @@ class Rounds:
             self._index,
             self._around.events,
             self._stop,
-            self._config.labels.bad_sample_budget,
-            self._config.labels.gate,
+            config.labels.bad_sample_budget,
+            config.labels.gate,
         )
-        provenance = Provenance.of(self._config, trained.sha256)
+        provenance = Provenance.of(config, trained.sha256)
         produce(
             production,
             round,
             provenance,
-            maker_type(viewer, self._config.labels),
+            maker_type(viewer, config.labels),
             trained.net.gates() if round else {},
         )
 
