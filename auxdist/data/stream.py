@@ -30,6 +30,8 @@ from auxdist.errors import DataError
 from auxdist.records import IGNORE, Batch
 
 _BATCHES_AHEAD = 3
+_ORDERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals to the job, which its reader processes do not act upon."""
 _DEATHS = ("exited unexpectedly", "is killed by signal")
 """How torch words the death of a reader process."""
 
@@ -194,7 +196,7 @@ def _prepare_worker(worker: int) -> None:
     """Workers take no orders: SIGINT or SIGTERM to the job reaches them too, but only the training
     process decides when to stop. They leave when it closes the stream or dies.
     """
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for name in _ORDERS:
         signal.signal(name, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
@@ -208,13 +210,18 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers, without torch's SIGCHLD handler.
 
     That handler raises wherever the training process happens to be, such as amid a collective; a
-    dead worker is noticed by `_next` all the same.
+    dead worker is noticed by `_next` all the same. Workers inherit that orders are blocked, so that
+    none ends a worker before it ignores them.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
+    in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
-    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, _ORDERS)
+    try:
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+    if in_main:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return iterator
 
 

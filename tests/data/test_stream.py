@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import torch
 from shardmaker import draw_scene, keys_in, make_shards
 
+import auxdist.data.stream as stream_module
 from auxdist.config import CropConfig, DataConfig
 from auxdist.data.index import Index, table_path
 from auxdist.data.plan import Plan
@@ -262,9 +263,16 @@ def test_a_killed_worker_is_an_error_not_a_hang(index: Index) -> None:
     _assert_no_children()
 
 
-def test_signals_to_the_job_do_not_end_the_workers(index: Index) -> None:
+def test_signals_to_the_job_do_not_end_the_workers(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(worker: int, prepare: Callable[[int], None] = stream_module._prepare_worker) -> None:
+        time.sleep(0.5 * worker)
+        prepare(worker)
+
+    monkeypatch.setattr(stream_module, "_prepare_worker", slowly)
     running = stream(index, replace(DATA, workers=2))
-    next(running)
+    next(running)  # of worker 0, while worker 1 still starts
     for process in multiprocessing.active_children():
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             os.kill(process.pid or 0, name)
