@@ -1,8 +1,9 @@
 """Variants of a run beside one another: what does each part of the method bring?
 
 All variants of a seed learn from the same first labels and start from the same classifier, which
-are made once; so they differ by nothing but their own settings. Every variant and seed is a run
-folder of its own: what is finished is not done again, and what stopped goes on.
+are made once; so they differ by nothing but their own settings. Those that differ in the refresh
+alone share the first round as well. Every variant and seed is a run folder of its own: what is
+finished is not done again, and what stopped goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from auxdist.jobs.job import EXIT_ERROR
 from auxdist.jobs.local import Outcome
 from auxdist.jobs.submit import Request, checked, create_run, start_locally
 from auxdist.labels.manifest import MANIFEST_NAME
-from auxdist.records import CLASSIFIER_ROUND
+from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder, sync_folder, write_json, write_text
 
 _NO_UNARY = ("model.affinity.unary=false", "model.affinity.unary_pred=off")
@@ -66,6 +67,8 @@ _AFTER_FIRST_LABELS = (
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""
+_AFTER_FIRST_ROUND = "labels.refresh"
+"""Begins the settings on which the training of the first round does not depend either."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,16 @@ def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> 
     if not Request(ablation.config_file, settings).config().classifier.weights:
         settings.append(f"classifier.weights={json.dumps(str(_classifier(start)))}")
     _copy_first_labels(start, run)
+    for other in ablation.variants:
+        if other != name and _first_round(ablation, other) == _first_round(ablation, name):
+            _copy_first_network(ablation.run_of(other, seed), run)
     return _run(ablation, run, settings)[1]
+
+
+def _first_round(ablation: Ablation, name: str) -> list[str]:
+    """The settings of a variant which the training of the first round depends on."""
+    own = ablation.variants[name]
+    return [text for text in own if not text.startswith(_AFTER_FIRST_ROUND)]
 
 
 def _run(ablation: Ablation, run: RunFolder, settings: list[str]) -> tuple[RunFolder, Outcome]:
@@ -218,20 +230,35 @@ def _copy_first_labels(start: RunFolder, run: RunFolder) -> None:
         target = run.evaluation(source.stem)
         if not target.exists():
             write_text(target, source.read_text())
-    target = run.labels(0)
-    if (target / MANIFEST_NAME).exists():
+    if not (run.labels(0) / MANIFEST_NAME).exists():
+        _copy_folder(start.labels(0), run.labels(0))
+        write_text(run.latest_labels, start.latest_labels.read_text())
+
+
+def _copy_first_network(source: RunFolder, run: RunFolder) -> None:
+    """The network of round 0 and what was measured of it, where `source` has it and `run` none."""
+    from auxdist.train.checkpoint import latest_checkpoint
+
+    stage = run.checkpoints(Position(0, 0).stage)
+    if stage.exists() or not (found := latest_checkpoint(source, 0)) or not found.is_final:
         return
+    for measured in source.evaluations("val", 0):
+        write_text(run.evaluation(measured.stem), measured.read_text())
+    _copy_folder(found.folder, stage / found.folder.name)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        shutil.copytree(start.labels(0), temporary)
-        shutil.rmtree(target, ignore_errors=True)  # without a manifest it is not finished
+        shutil.copytree(source, temporary)
+        shutil.rmtree(target, ignore_errors=True)  # what is there is not finished
         os.rename(temporary, target)
         sync_folder(target.parent)
-        write_text(run.latest_labels, start.latest_labels.read_text())
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{target}: the first labels cannot be copied there ({error.strerror}); free space or "
+            f"{target}: {source.name} cannot be copied there ({error.strerror}); free space or "
             "mend the file system, then give the same command again."
         ) from error
 

@@ -1,6 +1,7 @@
 """Ablations: the same start for all variants, each with its own settings, in one table."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_a_second_call_starts_nothing_that_is_done(
     figures = json.loads((done.root / "ablation.json").read_text())
     assert figures["seeds"] == [3]
     assert figures["miou"]["no-saliency"][0].keys() >= {"labels 1", "network 0", "last network"}
+
+
+def test_variants_that_differ_in_the_refresh_alone_share_the_first_round(done: Ablation) -> None:
+    refresh_off = ("labels.refresh=false",)
+    both = {"as-configured": (), "sharing": refresh_off}
+    assert run_ablation(replace(done, variants={"by-itself": refresh_off})).code == 0
+    assert run_ablation(replace(done, variants=both)).code == 0
+    by_itself, sharing = run_of(done, "by-itself"), run_of(done, "sharing")
+    assert "train round-00" in by_itself.events(0).read_text()
+    assert "train round-00" not in sharing.events(0).read_text()
+    sums = {
+        final_checkpoint(run, 0).weights_sha256
+        for run in (by_itself, sharing, run_of(done, "as-configured"))
+    }
+    assert len(sums) == 1
+    measured = [run.evaluation("val-round-00").read_bytes() for run in (by_itself, sharing)]
+    assert measured[0] == measured[1]
+
+
+def test_a_first_round_that_is_not_finished_is_not_shared(
+    done: Ablation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablate, "start_locally", lambda *_: Outcome(0))
+    shutil.copytree(run_of(done, "no-saliency").root, done.root / "half-seed3")
+    [whole] = run_of(done, "half").checkpoints("round-00").glob("step-0000012")
+    shutil.rmtree(whole)
+    settings = VARIANTS["no-saliency"]
+    variants = {"half": settings, "other": (*settings, "labels.refresh=false")}
+    assert run_ablation(replace(done, variants=variants)).code == 0
+    assert run_of(done, "other").labels(0).exists()
+    assert not run_of(done, "other").checkpoints("round-00").exists()
 
 
 def test_a_stop_ends_the_whole_ablation(done: Ablation, monkeypatch: pytest.MonkeyPatch) -> None:
