@@ -58,17 +58,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 _START = "start"
 """Begins the names of the runs that all variants of a seed share."""
+_AFTER_FIRST_ROUND = "labels.refresh"
+"""Begins the settings on which not even the training of the first round depends."""
 _AFTER_FIRST_LABELS = (
     "model.method=",
     "model.affinity.",
     "model.branches.",
     "train.",
-    "labels.refresh",
+    _AFTER_FIRST_ROUND,
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""
-_AFTER_FIRST_ROUND = "labels.refresh"
-"""Begins the settings on which the training of the first round does not depend either."""
 
 
 @dataclass(frozen=True)
