@@ -226,13 +226,15 @@ def _classifier(start: RunFolder) -> Path:
 
 def _copy_first_labels(start: RunFolder, run: RunFolder) -> None:
     """Labels of round 0 and what was measured of them, each whole or not at all."""
+    from auxdist.labels.store import publish_latest
+
     for source in (*start.evaluations("labels", 0), *start.evaluations("cam", 0)):
         target = run.evaluation(source.stem)
         if not target.exists():
             write_text(target, source.read_text())
     if not (run.labels(0) / MANIFEST_NAME).exists():
+        publish_latest(run, 0)
         _copy_folder(start.labels(0), run.labels(0))
-        write_text(run.latest_labels, start.latest_labels.read_text())
 
 
 def _copy_first_network(source: RunFolder, run: RunFolder) -> None:

@@ -23,6 +23,7 @@ from auxdist.jobs.ablate import (
     run_ablation,
 )
 from auxdist.jobs.local import Outcome
+from auxdist.labels.store import latest_round
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.networks import final_checkpoint
 from auxdist.validation import validate
@@ -132,6 +133,23 @@ def test_a_first_round_that_is_not_finished_is_not_shared(
     assert run_ablation(replace(done, variants=variants)).code == 0
     assert run_of(done, "other").labels(0).exists()
     assert not run_of(done, "other").checkpoints("round-00").exists()
+
+
+def test_first_labels_are_named_the_latest_before_they_are_whole(
+    done: Ablation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "start_locally", lambda *_: Outcome(0))
+    ablation = replace(done, variants={"cut": ()})
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "_copy_folder", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_ablation(ablation)
+    assert run_ablation(ablation).code == 0
+    assert latest_round(run_of(done, "cut")) == 0
+    assert (run_of(done, "cut").labels(0) / "manifest.json").exists()
 
 
 def test_a_stop_ends_the_whole_ablation(done: Ablation, monkeypatch: pytest.MonkeyPatch) -> None:
