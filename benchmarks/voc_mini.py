@@ -20,6 +20,7 @@ from machine import CODE, machine, start
 
 from auxdist.configfile import load_config
 from auxdist.data.index import load_index
+from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.tables import read_measurement, text_table
 from auxdist.jobs.ablate import VARIANTS
 from auxdist.runfolder import RunFolder
@@ -143,10 +144,18 @@ as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or 
 
 Labels are the pseudo labels that a round learns from, on the training images (masks only measure);
 "CAM only" is what the first CAMs give without saliency. Networks are measured on val: the whole
-image at a single scale, and with several scales (highest probability) and the CRF.
+image at a single scale, and with several scales (highest probability) and the CRF. "Any class" is
+the IoU of all objects against the background, at a single scale: their shapes, whatever class they
+are given.
 
 ```
 {rounds(out, seeds)}
+```
+
+Mean and standard deviation over seeds {", ".join(map(str, seeds))}, first and last round:
+
+```
+{first_and_last(out, seeds)}
 ```
 
 "labels never refreshed" trains for the same number of steps, always on the first labels; its first
@@ -156,7 +165,7 @@ round is that of auxsegnet+.
 
 One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
 first labels and classifier. Labels are those that the refresh makes after the round. Mean and
-standard deviation over seeds {", ".join(map(str, seeds))}.
+standard deviation over the same seeds.
 
 ```
 {switches(out, seeds)}
@@ -178,14 +187,36 @@ def rounds(out: Path, seeds: Sequence[int]) -> str:
         for seed in seeds:
             run = run_of(out, name, seed)
             start = RunFolder(out / "runs" / f"start-seed{seed}")
-            rows.append([title, str(seed), "CAM only", percent(start, "cam-round-00"), "", ""])
+            rows.append([title, str(seed), "CAM only", percent(start, "cam-round-00"), "", "", ""])
             for round in range(num_rounds() + 1):
                 labels = percent(run, f"labels-round-{round:02d}")
-                val = percent(run, f"val-round-{round:02d}")
-                file = post_file(out, name, seed, round)
-                post = 100 * json.loads(file.read_text())["miou"] if file.exists() else None
-                rows.append(["", "", f"round {round}", labels, val, f"{post:.2f}" if post else ""])
-    header = ["method", "seed", "", "labels", "val, single scale", "val, scales + CRF"]
+                val = read_measurement(run, f"val-round-{round:02d}")
+                values = [val and 100 * val.miou, val and 100 * any_class(val)]
+                values.append(post_miou(out, name, seed, round))
+                shown = [f"{value:.2f}" if value else "" for value in values]
+                rows.append(["", "", f"round {round}", labels, *shown])
+    header = ["method", "seed", "", "labels", "val, single scale", "any class", "scales + CRF"]
+    return text_table(header, rows)
+
+
+def first_and_last(out: Path, seeds: Sequence[int]) -> str:
+    """A row for each method: labels and networks of the first and the last round."""
+    last = num_rounds() - 1
+    rows = []
+    for name, title in LOOPS.items():
+        runs = [run_of(out, name, seed) for seed in seeds]
+        posts = [post_miou(out, name, seed, last) for seed in seeds]
+        rows.append(
+            [
+                title,
+                over_seeds(runs, "labels-round-00"),
+                over_seeds(runs, f"labels-round-{num_rounds():02d}"),
+                over_seeds(runs, "val-round-00"),
+                over_seeds(runs, f"val-round-{last:02d}"),
+                mean_and_spread(posts),
+            ]
+        )
+    header = ["method", "first labels", "last labels", "first val", "last val", "scales + CRF"]
     return text_table(header, rows)
 
 
@@ -201,11 +232,29 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
 
 def over_seeds(runs: Sequence[RunFolder], name: str) -> str:
     """Mean and standard deviation of a measurement."""
-    found = [100 * value.miou for run in runs if (value := read_measurement(run, name))]
-    if len(found) < len(runs):
+    found = [read_measurement(run, name) for run in runs]
+    return mean_and_spread([100 * value.miou if value else None for value in found])
+
+
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation; nothing where a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "-"
-    spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.2f}{spread}"
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
+
+
+def post_miou(out: Path, name: str, seed: int, round: int) -> float | None:
+    """mIoU with several scales and the CRF in per cent, where it was measured."""
+    file = post_file(out, name, seed, round)
+    return 100 * float(json.loads(file.read_text())["miou"]) if file.exists() else None
+
+
+def any_class(measured: Measurement) -> float:
+    """IoU of the objects, of whatever class, against the background."""
+    objects = measured.matrix[1:, 1:-1].sum()
+    return float(objects / (measured.matrix.sum() - measured.matrix[0, 0]))
 
 
 def percent(run: RunFolder, name: str) -> str:
