@@ -51,27 +51,37 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="VOC", help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
-    parser.add_argument("--loops-only", action="store_true", help="leave out the switches")
+    parser.add_argument(
+        "--only",
+        choices=("loops", "page"),
+        help="loops: leave out the switches; page: run nothing, write what is measured so far",
+    )
     parser.add_argument("--results", type=Path, help="folder for voc-mini.md and its picture")
     wanted = parser.parse_args()
     root, out = wanted.root.resolve(), wanted.out.resolve()
     results = wanted.results and wanted.results.resolve()
-    for split in ("train", "val"):
-        build(root, out, split)
-    at_once([ablation(out / "runs", seed, list(LOOPS)) for seed in wanted.seeds])
-    for round in reversed(range(num_rounds())):
-        for name in LOOPS:
-            if (name, round) == ("first-labels", 0):
-                continue  # the same network as as-configured
-            missing = [s for s in wanted.seeds if not post_file(out, name, s, round).exists()]
-            at_once([post_process(out, name, seed, round) for seed in missing])
-    if not wanted.loops_only:
+    if wanted.only != "page":
+        run_loops(root, out, wanted.seeds)
+    if wanted.only is None:
         at_once([ablation(out / "switches", seed, SWITCHES, *SHORT) for seed in wanted.seeds])
     if results:
         (results / "voc-mini.md").write_text(page(out, wanted.seeds))
         picture = ["--out", results / "voc-mini.png"]
         val = ["--split-folder", out / "val"]
         at_once([["benchmarks/panels.py", run_of(out, "as-configured", 0).root, *val, *picture]])
+
+
+def run_loops(root: Path, out: Path, seeds: Sequence[int]) -> None:
+    """Shards, all rounds of each method, and their networks with several scales and the CRF."""
+    for split in ("train", "val"):
+        build(root, out, split)
+    at_once([ablation(out / "runs", seed, list(LOOPS)) for seed in seeds])
+    for round in reversed(range(num_rounds())):
+        for name in LOOPS:
+            if (name, round) == ("first-labels", 0):
+                continue  # the same network as as-configured
+            missing = [seed for seed in seeds if not post_file(out, name, seed, round).exists()]
+            at_once([post_process(out, name, seed, round) for seed in missing])
 
 
 def build(root: Path, out: Path, split: str) -> None:
@@ -125,10 +135,6 @@ def page(out: Path, seeds: Sequence[int]) -> str:
     config = load_config(CODE / CONFIG)
     command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
     images = [load_index(out / split).num_samples for split in ("train", "val")]
-    listed = "\n".join(
-        f"- `{name}`: " + (", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file")
-        for name in SWITCHES
-    )
     return f"""# voc-mini: the method on real photographs
 
 `{command}`
@@ -159,19 +165,9 @@ Mean and standard deviation over seeds {", ".join(map(str, seeds))}, first and l
 ```
 
 "labels never refreshed" trains for the same number of steps, always on the first labels; its first
-round is that of auxsegnet+.
+round is that of auxsegnet+. What is empty or not listed has not been measured.
 
-## Switches
-
-One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
-first labels and classifier. Labels are those that the refresh makes after the round. Mean and
-standard deviation over the same seeds.
-
-```
 {switches(out, seeds)}
-```
-
-{listed}
 
 ![Twelve images of val](voc-mini.png)
 
@@ -186,6 +182,8 @@ def rounds(out: Path, seeds: Sequence[int]) -> str:
     for name, title in LOOPS.items():
         for seed in seeds:
             run = run_of(out, name, seed)
+            if not run.root.exists():
+                continue
             start = RunFolder(out / "runs" / f"start-seed{seed}")
             rows.append([title, str(seed), "CAM only", percent(start, "cam-round-00"), "", "", ""])
             for round in range(num_rounds() + 1):
@@ -194,7 +192,8 @@ def rounds(out: Path, seeds: Sequence[int]) -> str:
                 values = [val and 100 * val.miou, val and 100 * any_class(val)]
                 values.append(post_miou(out, name, seed, round))
                 shown = [f"{value:.2f}" if value else "" for value in values]
-                rows.append(["", "", f"round {round}", labels, *shown])
+                if labels or any(shown):
+                    rows.append(["", "", f"round {round}", labels, *shown])
     header = ["method", "seed", "", "labels", "val, single scale", "any class", "scales + CRF"]
     return text_table(header, rows)
 
@@ -205,6 +204,8 @@ def first_and_last(out: Path, seeds: Sequence[int]) -> str:
     rows = []
     for name, title in LOOPS.items():
         runs = [run_of(out, name, seed) for seed in seeds]
+        if not all(run.root.exists() for run in runs):
+            continue
         posts = [post_miou(out, name, seed, last) for seed in seeds]
         rows.append(
             [
@@ -221,13 +222,28 @@ def first_and_last(out: Path, seeds: Sequence[int]) -> str:
 
 
 def switches(out: Path, seeds: Sequence[int]) -> str:
-    """A row for each variant: labels after, and network of, the first round."""
-    rows = []
+    """The section on the switches, once all have been measured."""
+    rows, listed = [], []
     for name in SWITCHES:
         runs = [run_of(out, name, seed, "switches") for seed in seeds]
+        if not all(run.complete.exists() for run in runs):
+            return "The switches one by one have not been measured."
         labels, network = "labels-round-01", "val-round-00"
         rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
-    return text_table(["variant", "labels after the round", "val, single scale"], rows)
+        settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file"
+        listed.append(f"- `{name}`: {settings}")
+    table = text_table(["variant", "labels after the round", "val, single scale"], rows)
+    return f"""## Switches
+
+One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
+first labels and classifier. Labels are those that the refresh makes after the round. Mean and
+standard deviation over the same seeds.
+
+```
+{table}
+```
+
+""" + "\n".join(listed)
 
 
 def over_seeds(runs: Sequence[RunFolder], name: str) -> str:
