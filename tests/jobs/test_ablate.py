@@ -147,8 +147,8 @@ def test_first_labels_are_named_the_latest_before_they_are_whole(
         patch.setattr(ablate, "_copy_folder", dies)
         with pytest.raises(KeyboardInterrupt):
             run_ablation(ablation)
-    assert run_ablation(ablation).code == 0
     assert latest_round(run_of(done, "cut")) == 0
+    assert run_ablation(ablation).code == 0
     assert (run_of(done, "cut").labels(0) / "manifest.json").exists()
 
 
