@@ -21,6 +21,7 @@ from auxdist.jobs.submit import (
     dry_run,
     require_submittable,
     submit,
+    wants_more_rounds,
 )
 
 OPTIONS = {
@@ -72,7 +73,7 @@ def _show(request: Request) -> int:
 
 def _submit(request: Request) -> int:
     run, config = checked(request)
-    if run.complete.exists():
+    if run.complete.exists() and not wants_more_rounds(run, config):
         print(f"{run.root}: everything is done already.\n")
         print(rounds_table(run, config.train.rounds))
         return 0

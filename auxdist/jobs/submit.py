@@ -97,6 +97,11 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
     """
     run, config = checked(request, num_ranks)
     with only_launcher(run):
+        if wants_more_rounds(run, config):
+            # Before the configuration: a death in between must not leave a run that says it is
+            # complete and is not, or the picture of fewer rounds.
+            for end in (run.complete, run.examples):
+                end.unlink(missing_ok=True)
         write_text(run.config, dump_config(config))
         run.failure.unlink(missing_ok=True)
     return run, config
@@ -114,6 +119,11 @@ def checked(request: Request, num_ranks: int | None = None) -> tuple[RunFolder, 
     if found := [*found, *_differences(run, config)]:
         raise ConfigError(found)
     return run, config
+
+
+def wants_more_rounds(run: RunFolder, config: Config) -> bool:
+    """True where a run is to have more rounds than it was made for: it goes on after its last."""
+    return run.config.exists() and load_config(run.config).train.rounds < config.train.rounds
 
 
 def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
@@ -218,7 +228,8 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
     if not run.config.exists():
         return []
     old, new = (_flat(asdict(each)) for each in (load_config(run.config), config))
-    keys = [k for k in old | new if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)]
+    free = (*_FREE_KEYS, "train.rounds") if wants_more_rounds(run, config) else _FREE_KEYS
+    keys = [k for k in old | new if old.get(k) != new.get(k) and not k.startswith(free)]
     return [
         f"{run.config}: {key} is {old.get(key)} in this run, but {new.get(key)} is asked for; a "
         "run keeps its configuration: use the old value, or --run with another folder."

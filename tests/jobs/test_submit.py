@@ -78,12 +78,41 @@ def test_another_configuration_is_refused_with_all_keys(folder: Path) -> None:
     run, _ = create_run(request(), 2)
     before = run.config.read_text()
     with pytest.raises(ConfigError) as caught:
-        create_run(request("train.rounds=3", "seed=7"), 2)
+        create_run(request("train.epochs=3", "seed=7"), 2)
     first, second = caught.value.problems
     assert first.startswith(f"{run.config}: seed is 0 in this run, but 7 is asked for")
-    assert "train.rounds is 1 in this run, but 3" in second
+    assert "train.epochs is 15 in this run, but 3" in second
     assert "--run with another folder" in second
     assert run.config.read_text() == before
+
+
+def test_a_run_may_be_given_more_rounds_but_not_fewer(folder: Path) -> None:
+    run, _ = create_run(request(), 2)
+    write_json(run.complete, {})
+    run.examples.touch()
+    _, config = create_run(request("train.rounds=3"), 2)
+    assert load_config(run.config).train.rounds == config.train.rounds == 3
+    assert not run.complete.exists()
+    assert not run.examples.exists(), "the picture of fewer rounds is to be drawn anew"
+    with pytest.raises(ConfigError, match=r"train\.rounds is 3 in this run, but 1 is asked for"):
+        create_run(request(), 2)
+
+
+def test_a_death_while_rounds_are_added_leaves_nothing_that_says_complete(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run, _ = create_run(request(), 2)
+    write_json(run.complete, {})
+    with monkeypatch.context() as patch:
+        patch.setattr("auxdist.jobs.submit.write_text", die)
+        with pytest.raises(KeyboardInterrupt):
+            create_run(request("train.rounds=3"), 2)
+    assert not run.complete.exists()
+    create_run(request("train.rounds=3"), 2)
+    assert load_config(run.config).train.rounds == 3
 
 
 def test_problems_name_the_line_that_states_the_key(folder: Path) -> None:
@@ -186,3 +215,15 @@ def test_a_complete_run_says_so_and_shows_its_table(folder: Path, script: str) -
     assert result.returncode == 0, result.stderr
     assert "everything is done already" in result.stdout
     assert "60.00" in result.stdout
+
+
+def test_a_complete_run_given_more_rounds_is_submitted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm(folder, monkeypatch, sbatch='echo "Submitted batch job 42"', scontrol="exit 1")
+    run, _ = create_run(request())
+    write_json(run.complete, {})
+    result = launch("slurm.py", "tiny.yaml", "--set", "train.rounds=2")
+    assert result.returncode == 0, result.stderr
+    assert last_job(run) == "42"
+    assert load_config(run.config).train.rounds == 2

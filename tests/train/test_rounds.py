@@ -212,6 +212,20 @@ def test_a_run_stopped_in_every_task_goes_on_to_the_same_end(
         assert file_bytes(run.root / folder) == file_bytes(finished / folder)
 
 
+def test_a_run_given_more_rounds_ends_as_if_it_had_had_them_at_first(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Nothing that a round leaves depends on how many are to come."""
+    (longer,) = copies(finished, tmp_path / "longer")
+    longer.examples.unlink()  # as create_run does
+    whole = RunFolder(tmp_path / "whole")
+    for run in (longer, whole):
+        do_tasks(run, small_config(data, rounds=2), World())
+    for folder in ("labels", "evaluation", "checkpoints"):
+        assert file_bytes(longer.root / folder) == file_bytes(whole.root / folder)
+    assert longer.examples.read_bytes() == whole.examples.read_bytes()
+
+
 def test_without_refresh_all_rounds_learn_from_the_first_labels(
     data: Path, begun: Path, tmp_path: Path
 ) -> None:
