@@ -237,7 +237,7 @@ class ComputeConfig:
     """CPU threads of each process; 0: cores of the node / processes on it. CPU results are bitwise
     repeatable only for an equal number of threads."""
     timeout_s: float = 1800.0
-    """A collective that waits longer than this ends the run."""
+    """A rank that waits so long for others which finish nothing ends the run."""
 
 
 @dataclass(frozen=True)

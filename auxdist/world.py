@@ -6,6 +6,7 @@ The only importer of torch.distributed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: str = "cpu"
+    timeout_s: float = 1800.0
+    """A collective, and a wait for ranks that do not get on, ends with an error after so long."""
 
     @property
     def is_main(self) -> bool:
@@ -68,11 +71,49 @@ class World:
             yield
         except DataError as error:
             problem = error
-        if self.any(problem is not None):
+        try:
+            self._await_all()
+            is_failing = self.any(problem is not None)
+        except (RuntimeError, TimeoutError) as error:  # another rank died, or does not get on
+            if problem:
+                raise problem from error
+            raise
+        if is_failing:
             raise problem or PeerFailed(
                 f"rank {self.rank} stops because another rank met bad data; that rank's own "
                 "message says which."
             )
+
+    def tick(self) -> None:
+        """Tell the ranks that wait at the end of `failing_together` that this one gets on."""
+        if self.size > 1:
+            _store().add(_PROGRESS, 1)
+
+    def _await_all(self) -> None:
+        """Return when every rank is here, however long that takes while any rank ticks.
+
+        A collective limits the time that the slowest rank's whole share may take, this only that
+        of one image.
+
+        Raises:
+            TimeoutError: no rank ticked for `timeout_s`.
+        """
+        if self.size == 1:
+            return
+        store = _store()
+        # No rank goes on to the next meeting before all have come to this one.
+        all_here = -(-store.add(_ARRIVED, 1) // self.size) * self.size
+        progress, deadline, pause = -1, 0.0, 0.001
+        while store.add(_ARRIVED, 0) < all_here:
+            if (newest := store.add(_PROGRESS, 0)) != progress:
+                progress, deadline = newest, time.monotonic() + self.timeout_s
+            elif time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"rank {self.rank} waited {self.timeout_s:.0f} s (compute.timeout_s) for ranks "
+                    "that finished nothing in this time"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
 
     def ticket(self, queue: str) -> int:
         """The next number (0, 1, 2, ...) of `queue`; no two ranks are given the same one.
@@ -83,9 +124,16 @@ class World:
         if not dist.is_initialized():
             _lone_queues[queue] = _lone_queues.get(queue, -1) + 1
             return _lone_queues[queue]
-        store = dist.distributed_c10d._get_default_store()
-        return int(store.add(f"auxdist/{queue}", 1)) - 1
+        return int(_store().add(f"auxdist/{queue}", 1)) - 1
 
+
+def _store() -> dist.Store:
+    """The key-value store in which the processes of a run met."""
+    return dist.distributed_c10d._get_default_store()
+
+
+_PROGRESS, _ARRIVED = "auxdist/progress", "auxdist/arrived"
+"""Counters in the store: of ticks, and of ranks at the ends of `failing_together`."""
 
 _lone_queues: dict[str, int] = {}
 
@@ -101,7 +149,7 @@ def join(device: str = "auto", timeout_s: float = 1800.0) -> World:
     """
     present = [name for name in _ENVIRONMENT if name in os.environ]
     if not present:
-        return World(device=_pick_device(device, 0))
+        return World(device=_pick_device(device, 0), timeout_s=timeout_s)
     if missing := sorted(set(_ENVIRONMENT) - set(present)):
         raise LaunchError(
             f"environment: {', '.join(present)} set but {', '.join(missing)} missing; start the "
@@ -115,7 +163,7 @@ def join(device: str = "auto", timeout_s: float = 1800.0) -> World:
     dist.init_process_group(
         backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
     )
-    return World(rank, size, local_rank, place)
+    return World(rank, size, local_rank, place, timeout_s)
 
 
 def leave() -> None:
@@ -145,5 +193,7 @@ def _pick_device(wanted: str, local_rank: int) -> str:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise LaunchError("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; who wants speed takes bf16
+    # fp32 means fp32, whatever the environment says; who wants speed takes bf16.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return f"cuda:{local_rank % torch.cuda.device_count()}" if wanted == "cuda" else wanted

@@ -18,18 +18,25 @@ def free_port() -> int:
 
 
 def run_ranks(
-    size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 300
+    size: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    timeout_s: float = 300,
+    patience_s: float = 120,
 ) -> list[Any]:
     """Call `function(world, *arguments)` on `size` gloo ranks, one thread each; results by rank.
 
-    `function` must be importable (a module-level function of a test file).
+    `function` must be importable (a module-level function of a test file). `patience_s` is the
+    compute.timeout_s of the ranks.
     """
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     port = free_port()
     processes = [
         context.Process(
-            target=_rank, args=(results, rank, size, port, function, arguments), daemon=True
+            target=_rank,
+            args=(results, rank, size, port, patience_s, function, arguments),
+            daemon=True,
         )
         for rank in range(size)
     ]
@@ -50,7 +57,13 @@ def run_ranks(
 
 
 def _rank(
-    results: Any, rank: int, size: int, port: int, function: Callable[..., Any], arguments: Any
+    results: Any,
+    rank: int,
+    size: int,
+    port: int,
+    patience_s: float,
+    function: Callable[..., Any],
+    arguments: Any,
 ) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -65,7 +78,7 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
-        world = world_module.join("cpu", timeout_s=120)
+        world = world_module.join("cpu", timeout_s=patience_s)
         results.put((rank, True, function(world, *arguments)))
         world_module.leave()
     except BaseException:

@@ -77,6 +77,7 @@ def _measure(
                 break
             truth = read_ground_truth(index, shard, sample)
             mine += _of_one(sample, truth, predicted(shard, sample), num_classes)
+            world.tick()
     if world.any(is_stopped):
         raise Stopped("measuring was stopped; run again to measure anew.")
     total = _sum(mine, world)

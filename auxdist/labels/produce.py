@@ -171,7 +171,9 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
 def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample) -> LabelMaps:
     if production.stop():
         raise Stopped
-    return maker.make(read_sample(production.index, shard, sample))
+    maps = maker.make(read_sample(production.index, shard, sample))
+    production.world.tick()
+    return maps
 
 
 def _agree(production: Production, round: int, done: _Done) -> None:

@@ -115,10 +115,12 @@ class TaskAffinity:
         with torch.autocast(values.device.type, enabled=False):
             if self.block == 0:
                 return self.matrix @ widen(values)
-            # Kernels that hold no N x N map want equal widths; zeros change no product.
+            # Kernels that hold no N x N map want equal widths, where zeros change no product, and
+            # each row in one piece, which F.pad does not give to rows of a transposed map.
             parts = self.keys.query, self.keys.key, widen(values)
             width = max(part.shape[-1] for part in parts)
-            query, key, value = (F.pad(p, (0, width - p.shape[-1])).unsqueeze(1) for p in parts)
+            padded = [F.pad(part, (0, width - part.shape[-1])).contiguous() for part in parts]
+            query, key, value = (part.unsqueeze(1) for part in padded)
             found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
             return found.squeeze(1)[..., : values.shape[-1]]
 

@@ -134,14 +134,17 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_blocked_form_never_holds_a_square_map(gradients: bool) -> None:
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_blocked_form_never_holds_a_square_map(gradients: bool, is_transposed: bool) -> None:
+    """Neither where values come from a (B, D, h, w) map, each row strewn over its channels."""
     positions, block = 1200, 8
     keys = [torch.randn(1, positions, 16, requires_grad=gradients) for _ in range(4)]
     mixer = [torch.randn(shape) for shape in ((2, 2, 3, 3), (2, 2, 1, 1), (2,))]
     maps = torch.randn(1, 3, 30, 40)
+    values = torch.randn(1, 16, positions).transpose(1, 2) if is_transposed else keys[0]
     with Largest() as largest:
         affinity = cross([*keys, *mixer], block)
-        value = affinity.apply(maps).sum() + affinity.seg.apply(keys[0]).sum()
+        value = affinity.apply(maps).sum() + affinity.seg.apply(values).sum()
         value = value + OwnAffinity(affinity.seg).apply(maps).sum()
         if gradients:
             value.backward()
