@@ -171,7 +171,7 @@ def _usable(items: Sequence[Item], skip_bad: bool) -> tuple[list[Item], list[Ref
 
 
 def _description(recipe: Recipe, options: BuildOptions, items: list[Item]) -> dict[str, Any]:
-    """Everything that decides the bytes of the shards, by name."""
+    """Everything that decides the bytes of the shards but the samples' own files, by name."""
     keys = hashlib.sha256("\n".join(item.key for item in items).encode()).hexdigest()
     return {
         "format": FORMAT,
@@ -246,8 +246,8 @@ def _cut(
 
     def part(number: int, members: list[Item]) -> _Part:
         # Boundaries may depend on file sizes: a part is the same only with the same samples.
-        keys = "\n".join(item.key for item in members)
-        own = hashlib.sha256(f"{fingerprint}\n{keys}".encode()).hexdigest()
+        stamps = "\n".join(_stamp(item, recipe.saliency) for item in members)
+        own = hashlib.sha256(f"{fingerprint}\n{stamps}".encode()).hexdigest()
         return _Part(
             tar=options.out / f"{recipe.split}-{number:06d}.tar",
             items=tuple(members),
@@ -267,6 +267,21 @@ def _cut(
             number, held, num_bytes = number + 1, [], 0.0
     if held:
         yield part(number, held)
+
+
+def _stamp(item: Item, saliency: SaliencyMaker | None) -> str:
+    """A sample's key, with size and time of every file that it is made from.
+
+    A file that was mended or replaced has another stamp, so its shard is made again.
+    """
+    words = [item.key]
+    for path in (*item.files, *(saliency.files(item.key) if saliency else ())):
+        try:
+            found = path.stat()
+            words.append(f"{found.st_size} {found.st_mtime_ns}")
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            words.append("none")
+    return " ".join(words)
 
 
 def _note_path(part: _Part) -> Path:

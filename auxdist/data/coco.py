@@ -17,8 +17,9 @@ import numpy as np
 from auxdist.data.palette import voc_palette
 from auxdist.data.photos import file_bytes, file_sha256, read_json, read_photo
 from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
-from auxdist.data.regions import paint, region_mask
+from auxdist.data.regions import region_mask
 from auxdist.errors import DataError
+from auxdist.records import IGNORE
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class CocoItem:
     regions: tuple[Region, ...]
     keep_truth: bool
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image; the regions are from the instances file, which the recipe names."""
+        return (self.image,)
+
     def read(self) -> RawSample:
         """Read the image and paint its regions.
 
@@ -59,20 +65,28 @@ class CocoItem:
         return RawSample(jpeg, pixels, classes, self._truth() if self.keep_truth else None)
 
     def _truth(self) -> np.ndarray:
-        ignored = np.zeros(self.size, bool)
-        painted = []
+        """(H, W) uint8 labels: a smaller region lies on a larger one, all of them on crowds."""
+        labels = np.zeros(self.size, np.uint8)
+        areas: list[tuple[int, Region]] = []
         for region in self.regions:
-            try:
-                mask = region_mask(region.segmentation, *self.size)
-            except DataError as error:
-                raise DataError(
-                    f"{self.image}: annotation {region.number}: {error}; mend the file."
-                ) from error
+            mask = self._mask(region)
             if region.crowd:
-                ignored |= mask
+                labels[mask] = IGNORE
             else:
-                painted.append((region.label, mask))
-        return paint(painted, *self.size, ignored)
+                areas.append((int(mask.sum()), region))
+        # Decoded a second time: hundreds of masks of a large image at once would fill the memory.
+        for _, region in sorted(areas, key=lambda pair: -pair[0]):
+            labels[self._mask(region)] = region.label
+        return labels
+
+    def _mask(self, region: Region) -> np.ndarray:
+        """(H, W) bool pixels of a region."""
+        try:
+            return region_mask(region.segmentation, *self.size)
+        except DataError as error:
+            raise DataError(
+                f"{self.image}: annotation {region.number}: {error}; mend the file."
+            ) from error
 
 
 def coco_recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 
@@ -32,6 +33,11 @@ class DrawnItem:
     def num_bytes(self) -> int:
         """About half a byte a pixel."""
         return self.size**2 // 2
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """None."""
+        return ()
 
     def read(self) -> RawSample:
         """Draw the scene; saliency is then estimated from what the JPEG decodes to."""

@@ -35,6 +35,10 @@ class PlainSaliency:
 
     name: str = "plain estimator (weak substitute)"
 
+    def files(self, key: str) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (H, W) uint8."""
         return plain_saliency(pixels)
@@ -65,13 +69,17 @@ class ReadySaliency:
             name += f", others by {missing.name}"
         return cls(folder.resolve(), name, missing)
 
+    def files(self, key: str) -> tuple[Path, ...]:
+        """The map of a sample, there or not."""
+        return (self.folder / f"{key}.png",)
+
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """The map of a sample.
 
         Raises:
             DataError: it is missing, damaged or of another size than the image.
         """
-        path = self.folder / f"{key}.png"
+        (path,) = self.files(key)
         try:
             values = decode_gray(path.read_bytes(), str(path))
         except OSError as error:
@@ -105,6 +113,10 @@ class OnnxSaliency:
             raise DataError(f"{path}: no saliency network ({error.strerror}).") from error
         _network(path)
         return cls(path.resolve(), f"network {path.name} (sha256 {digest[:12]})")
+
+    def files(self, key: str) -> tuple[Path, ...]:
+        """None; the network itself is in `name`."""
+        return ()
 
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (H, W) uint8, the network's first output, min-max normalised.

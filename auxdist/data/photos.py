@@ -41,6 +41,11 @@ class PhotoItem:
     mask: Path | None = None
     keep_truth: bool = False
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image, and its annotation and mask where it has them."""
+        return tuple(path for path in (self.image, self.annotation, self.mask) if path is not None)
+
     def read(self) -> RawSample:
         """Read the files.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,10 @@ class Item(Protocol):
     def num_bytes(self) -> int:
         """About how much it adds to a shard."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that `read` may open."""
+
     def read(self) -> RawSample:
         """Read and check the sample; DataError where it is bad."""
 
@@ -52,6 +57,9 @@ class SaliencyMaker(Protocol):
     @property
     def name(self) -> str:
         """Where the maps come from, in words, for the index."""
+
+    def files(self, key: str) -> tuple[Path, ...]:
+        """All files that are opened for the sample alone."""
 
     def __call__(self, key: str, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (H, W) uint8."""

@@ -6,7 +6,6 @@ belongs to a polygon when its centre does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -103,16 +102,3 @@ def decode_counts(text: str) -> list[int]:
     if shift:
         raise DataError("a run-length code ends within a number")
     return counts
-
-
-def paint(
-    regions: Sequence[tuple[int, np.ndarray]], height: int, width: int, ignored: np.ndarray
-) -> np.ndarray:
-    """(H, W) uint8 labels of (label, mask) regions: a smaller region lies on a larger one.
-
-    `ignored` (H, W) bool pixels become 255 where no region covers them.
-    """
-    labels = np.where(ignored, 255, 0).astype(np.uint8)
-    for label, mask in sorted(regions, key=lambda region: -int(region[1].sum())):
-        labels[mask] = label
-    return labels

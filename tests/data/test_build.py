@@ -13,7 +13,7 @@ from build_script import content_of
 
 from auxdist.data.build import BuildOptions, Report, build
 from auxdist.data.drawn import drawn_recipe
-from auxdist.data.estimate import PlainSaliency
+from auxdist.data.estimate import PlainSaliency, ReadySaliency
 from auxdist.data.palette import voc_palette
 from auxdist.data.photos import PhotoItem
 from auxdist.data.recipe import Recipe
@@ -204,6 +204,39 @@ def test_mended_sample_is_taken_once_bad_ones_are_not_skipped(tmp_path: Path) ->
     assert (report.num_written, report.num_kept) == (1, 1)
     assert report.index.num_samples == 6
     assert not (out / "quarantine.json").exists()
+
+
+def test_a_mended_sample_is_taken_while_others_are_skipped(tmp_path: Path) -> None:
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    kept = (tmp_path / "photos" / "p1.jpg").read_bytes()
+    for name in ("p0.jpg", "p1.jpg"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    assert _build(recipe, out, skip_bad=True).index.num_samples == 4
+    (tmp_path / "photos" / "p1.jpg").write_bytes(kept)
+    report = _build(recipe, out, skip_bad=True)
+    assert report.index.num_samples == 5
+    assert [one.key for one in report.refused] == ["p0"]
+
+
+@pytest.mark.parametrize("name", ["photos/p1.jpg", "photos/p1.png", "maps/p1.png"])
+def test_a_replaced_image_mask_or_map_is_taken(tmp_path: Path, name: str) -> None:
+    """The shards are those of the files as they are, not as they were."""
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    (tmp_path / "maps").mkdir()
+    for n in range(6):
+        shape = recipe.items[n].read().pixels.shape[:2]
+        cv2.imwrite(str(tmp_path / "maps" / f"p{n}.png"), np.zeros(shape, np.uint8))
+    recipe = replace(recipe, saliency=ReadySaliency.of(tmp_path / "maps"))
+    before = content_of(_build(recipe, out).index.root)
+    assert _build(recipe, out).num_written == 0
+    path = tmp_path / name
+    old = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    cv2.imwrite(str(path), np.where(old > 0, 0, 1).astype(np.uint8))
+    assert _build(recipe, out).num_written == 1
+    after = content_of(out)
+    assert [key for key in after if key.endswith(".tar") and after[key] != before[key]] == [
+        "train-000000.tar"
+    ]
 
 
 def test_a_mended_sample_that_moves_the_cuts_is_in_exactly_one_shard(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,35 @@ def test_ground_truth_is_painted_with_crowds_ignored(folder: Path) -> None:
     assert (truth[:4, :4] == 2).all()
     assert (truth[4:, :2] == 255).all()
     assert (truth[:, 4:] == 0).all()
+
+
+def test_a_smaller_region_lies_on_a_larger_one_in_whatever_order(folder: Path) -> None:
+    small = {"id": 3, "image_id": 2, "category_id": 3, "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
+    for place in (0, 2):
+        _rewrite(folder, lambda content, at=place: content["annotations"].insert(at, small))
+        truth = _recipe(folder).items[0].read().truth
+        assert (truth[1:3, 1:3] == 1).all()
+        assert (truth[0, :4] == 2).all()
+
+
+def test_the_masks_of_many_objects_are_not_held_at_once(folder: Path) -> None:
+    side, count = 1000, 60
+    photo = np.full((side, side, 3), 90, np.uint8)
+    cv2.imwrite(str(folder / "early.jpg"), photo)
+    several = [{**CONTENT["annotations"][0], "id": n} for n in range(count)]
+    _rewrite(
+        folder,
+        lambda content: (
+            content["images"][1].update(height=side, width=side),
+            content.update(annotations=several),
+        ),
+    )
+    item = _recipe(folder).items[0]
+    tracemalloc.start()
+    item.read()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * photo.nbytes < count * side**2
 
 
 def test_ground_truth_can_be_left_out(folder: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from coco_instances import compress, runs, segmentation
 
-from auxdist.data.regions import decode_counts, decode_runs, paint, region_mask
+from auxdist.data.regions import decode_counts, decode_runs, region_mask
 from auxdist.errors import DataError
 
 
@@ -76,15 +76,3 @@ def test_compressed_counts_are_those_that_coco_writes() -> None:
 def test_malformed_segmentation_is_refused(segmentation_: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
         region_mask(segmentation_, 2, 3)
-
-
-def test_smaller_region_lies_on_top_and_crowds_below_all() -> None:
-    large, small = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
-    large[:3], small[1, 1] = True, True
-    crowd = np.zeros((4, 4), bool)
-    crowd[2:] = True
-    labels = paint([(2, small), (1, large)], 4, 4, crowd)
-    assert labels[1, 1] == 2
-    assert (labels[0] == 1).all()
-    assert (labels[2] == 1).all()
-    assert (labels[3] == 255).all()
