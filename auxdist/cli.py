@@ -33,6 +33,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except AuxdistError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:  # of a path on the command line, or of a disk that is full
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
 
 
 def check(wanted: argparse.Namespace) -> int:

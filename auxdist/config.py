@@ -262,7 +262,7 @@ class LaunchConfig:
     setup: tuple[str, ...] = ()
     """Shell lines before the job (module loads, environment variables)."""
     extra: dict[str, str] = field(default_factory=dict)
-    """Further #SBATCH options, by name."""
+    """Further #SBATCH options, by name; "" for one without a value."""
 
     @property
     def procs_on_node(self) -> int:

@@ -89,6 +89,18 @@ class RunFolder:
         return self.root / "events" / f"rank-{rank:04d}.jsonl"
 
 
+def read_failure(run: RunFolder) -> dict[str, Any] | None:
+    """Why a run stopped for good: error, message and rank; None where it did not."""
+    try:
+        found: dict[str, Any] = json.loads(run.failure.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:  # whoever wrote it was killed
+        found = {"error": "an error", "rank": "?"}
+        found["message"] = f"{run.failure} was cut short; the log says what went wrong"
+    return found
+
+
 def rounds_in(folder: Path) -> list[int]:
     """The rounds that have a folder "round-NN" in `folder`; other names count for nothing."""
     found = (re.fullmatch(r"round-(\d+)", path.name) for path in folder.glob("round-*"))

@@ -84,7 +84,7 @@ def _optimiser_ranges(section: str, default: OptimiserConfig) -> dict[str, _Rang
 
 _RANGES: dict[str, _Range] = {
     "seed": _Range(0, 2**63 - 1, 0),
-    "data.shuffle_shards": _from(1, 16),
+    "data.shuffle_shards": _Range(1, 32, 16),
     "data.workers": _from(0, 2),
     "data.bad_sample_budget": _from(0, 10),
     "data.image_scale": _above(0, 1),
@@ -229,12 +229,6 @@ def _batches(config: Config, num_ranks: int | None) -> Iterator[str]:
             words = _ranks_in_words(config.launch, ranks)
             better = math.ceil(batch / ranks) * ranks
             yield f"{key} is {batch}, but {words} need a multiple of {ranks}; use {better}."
-    share = math.ceil(config.train.global_batch / ranks)
-    if config.train.micro_batch > max(share, 0):
-        yield (
-            f"train.micro_batch is {config.train.micro_batch}, but a rank has only {share} of the "
-            f"{config.train.global_batch} samples of a step; use 0 or at most {share}."
-        )
 
 
 def _ranks_in_words(launch: LaunchConfig, ranks: int) -> str:

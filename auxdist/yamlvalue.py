@@ -18,7 +18,7 @@ from yaml.nodes import Node, ScalarNode, SequenceNode
 TAG = "tag:yaml.org,2002:"
 """How the tags of YAML's own types begin."""
 
-_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?")
 
 

@@ -13,6 +13,7 @@ from machine import CODE, machine
 from machine import run as run_command
 from tabulate import tabulate
 
+from auxdist.configfile import load_config
 from auxdist.evaluate.tables import read_measurement, rounds_table
 from auxdist.runfolder import RunFolder
 
@@ -55,7 +56,8 @@ def page(runs: dict[int, tuple[RunFolder, float]]) -> str:
         summary(runs),
     ]
     for seed, (run, _) in runs.items():
-        parts.append(f"\n## Seed {seed}\n\n```\n{rounds_table(run, ROUNDS)}\n```")
+        table = rounds_table(run, load_config(run.config))
+        parts.append(f"\n## Seed {seed}\n\n```\n{table}\n```")
     return "\n".join(parts) + "\n"
 
 

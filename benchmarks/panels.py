@@ -77,7 +77,8 @@ def tiles(
     ]
     yield source.image
     outputs = seen_by[-1].outputs(seen_by[-1].views(source.image, 1.0, mirrored=False))
-    cam = normalise_cam(outputs.cam[0, list(source.classes)])
+    # Of an image without classes no CAM is left: its picture is that of none.
+    cam = normalise_cam(outputs.cam[0, list(source.classes) or [0]]) * bool(source.classes)
     for shown in (cam, outputs.affinity.apply(cam[None])[0]):
         yield heat(shown.amax(0), source)
     labels = [InitialLabels(seen_by[0], config.labels).make(source)]

@@ -60,7 +60,7 @@ def page(dataset: str, changes: list[str], run: RunFolder) -> str:
         f"`{config.model.backbone}`, {config.classifier.epochs} epochs of the classifier, "
         f"{config.train.epochs} of each round, weights to start from: "
         f"{config.model.weights or 'none, random ones'}.\n\n"
-        f"```\n{rounds_table(run, config.train.rounds)}\n```\n"
+        f"```\n{rounds_table(run, config)}\n```\n"
     )
 
 

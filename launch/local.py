@@ -30,7 +30,7 @@ def main() -> int:
         run, config = create_run(Request(wanted.config, wanted.set, wanted.run), wanted.procs)
         if run.complete.exists():
             print(f"{run.root}: everything is done already.\n")
-            print(rounds_table(run, config.train.rounds))
+            print(rounds_table(run, config))
             return 0
         print(f"run folder {run.root}", flush=True)
         outcome = start_locally(run, config, wanted.procs)
@@ -40,7 +40,7 @@ def main() -> int:
     if outcome.message:
         print(outcome.message, file=sys.stderr)
     if outcome.code == 0:
-        print(f"\n{rounds_table(run, config.train.rounds)}\n\nreport {run.report}")
+        print(f"\n{rounds_table(run, config)}\n\nreport {run.report}")
     return outcome.code
 
 

@@ -19,9 +19,9 @@ from auxdist.jobs.submit import (
     checked,
     create_run,
     dry_run,
+    has_more_to_do,
     require_submittable,
     submit,
-    wants_more_rounds,
 )
 
 OPTIONS = {
@@ -73,9 +73,9 @@ def _show(request: Request) -> int:
 
 def _submit(request: Request) -> int:
     run, config = checked(request)
-    if run.complete.exists() and not wants_more_rounds(run, config):
+    if run.complete.exists() and not has_more_to_do(run, config):
         print(f"{run.root}: everything is done already.\n")
-        print(rounds_table(run, config.train.rounds))
+        print(rounds_table(run, config))
         return 0
     require_submittable(run)  # before anything is written
     create_run(request)

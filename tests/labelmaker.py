@@ -75,10 +75,11 @@ def make_round(
     stop: Callable[[], bool] = lambda: False,
     budget: int = 10,
     gate: GateConfig = GateConfig(),  # noqa: B008  (frozen)
+    require_newest: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """`produce` with the surroundings that most tests share."""
     with EventLog(run, world.rank, io.StringIO()) as events:
-        production = Production(run, world, index, events, stop, budget, gate)
+        production = Production(run, world, index, events, stop, budget, gate, require_newest)
         return produce(production, round, provenance, maker)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from auxdist.config import (
     TrainConfig,
 )
 from auxdist.configfile import dump_config
+from auxdist.data.index import write_index
 from auxdist.errors import DataError
 from auxdist.jobs.job import record_failure
 from auxdist.observe.events import EventLog
@@ -211,7 +213,37 @@ def test_evaluation_of_a_split_with_other_classes_is_refused_once(
     make_shards(tmp_path / "other", 2, 1, num_classes=5)
     words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
     assert main([*words, "--procs", procs]) == 2
-    assert capfd.readouterr().err.count("has 5 classes, but the network 3") == 1
+    said = "its classes are class0, class1, class2, class3, class4, but the network learned class0"
+    assert capfd.readouterr().err.count(said) == 1
+
+
+def test_evaluation_of_a_split_with_classes_in_another_order_is_refused(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many, so the figures would look right and be of other classes than named."""
+    index = make_shards(tmp_path / "other", 2, 1)
+    write_index(replace(index, classes=("class1", "class0", "class2")))
+    assert main(["evaluate", str(trained.root), "--split-folder", str(index.root)]) == 2
+    said = "its classes are class1, class0, class2, but the network learned class0, class1, class2"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("procs", ["1", "2"])
+def test_evaluation_of_a_split_without_ground_truth_is_refused_once(
+    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str], procs: str
+) -> None:
+    make_shards(tmp_path / "other", 2, 1, ground_truth=False)
+    words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
+    assert main([*words, "--procs", procs]) == 2
+    assert capfd.readouterr().err.count("has no ground truth (gt.png) to measure against") == 1
+
+
+def test_a_place_that_cannot_be_written_is_a_line_not_a_traceback(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["evaluate", str(trained.root), "--json", str(tmp_path / "file" / "x.json")]) == 2
+    assert re.fullmatch(r".*/file: (Not a directory|File exists)\.\n", capsys.readouterr().err)
 
 
 def test_evaluation_before_any_round_is_finished(
@@ -285,3 +317,16 @@ def test_prediction_of_bad_images(
 ) -> None:
     assert main(["predict", *images, "--run", str(trained.root), "--out", "out"]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["x.png"], ["x.jpg", "x.overlay.jpg"]])
+def test_prediction_never_overwrites_an_image(
+    trained: RunFolder, tmp_path: Path, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    name, images = names[-1], [str(tmp_path / name) for name in names]
+    before = (tmp_path / name).read_bytes()
+    assert main(["predict", *images, "--run", str(trained.root), "--out", str(tmp_path)]) == 2
+    assert f"{name}: the result of" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before

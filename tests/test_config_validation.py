@@ -40,11 +40,8 @@ def test_the_defaults_with_a_training_folder_are_good() -> None:
             ["train.global_batch is 5, but 2 nodes x 2 processes need a multiple of 4; use 8."],
         ),
         (
-            ["train.micro_batch=3", "launch.nodes=2"],
-            [
-                "train.micro_batch is 3, but a rank has only 2 of the 4 samples of a step; use 0 "
-                "or at most 2."
-            ],
+            ["data.shuffle_shards=33"],
+            ["data.shuffle_shards is 33, but must be from 1 to 32; use e.g. 16."],
         ),
         (
             ["data.crop.size=16"],

@@ -186,6 +186,10 @@ def test_a_problem_in_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
             'x.yaml:1: train.rounds is "2.5"; write a whole number in digits, such as 4.',
         ),
         (
+            "train: {rounds: 1__0}\n",
+            'x.yaml:1: train.rounds is "1__0"; write a whole number in digits, such as 4.',
+        ),
+        (
             "train: {rounds: true}\n",
             'x.yaml:1: train.rounds is "true"; write a whole number in digits, such as 4.',
         ),

@@ -14,7 +14,11 @@ from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.predict import SINGLE_SCALE, Inference, predict
 from auxdist.labels.store import LabelMember, LabelSet
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.memory import within_memory
 from auxdist.world import World
+
+TOO_LARGE = "set evaluate.window, e.g. --set evaluate.window=640"
+"""What helps where an image does not fit into memory."""
 
 
 def measure_predictions(
@@ -32,7 +36,9 @@ def measure_predictions(
     """
 
     def predicted(shard: int, sample: Sample) -> np.ndarray:
-        return predict(net, read_image(index, shard, sample), world.device, inference)
+        image = read_image(index, shard, sample)
+        with within_memory(f"{sample.key} ({sample.width}x{sample.height} pixels)", TOO_LARGE):
+            return predict(net, image, world.device, inference)
 
     return _measure(index, world, predicted, stop)
 

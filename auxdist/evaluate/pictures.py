@@ -40,19 +40,21 @@ def draw_overlay(
     return picture
 
 
+def prediction_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """The files that `save_prediction` writes: labels, and overlay."""
+    return folder / f"{name}.png", folder / f"{name}.overlay.jpg"
+
+
 def save_prediction(
     folder: Path, name: str, image: np.ndarray, labels: np.ndarray, palette: Palette
 ) -> tuple[Path, Path]:
     """Write `name`.png, a palette PNG of the labels, and `name`.overlay.jpg; both paths."""
     picture = draw_overlay(image, labels, palette)
-    contents = {
-        folder / f"{name}.png": encode_labels(labels, palette),
-        folder / f"{name}.overlay.jpg": cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes(),
-    }
-    for path, content in contents.items():
+    mask, overlay = prediction_files(folder, name)
+    jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
+    for path, content in ((mask, encode_labels(labels, palette)), (overlay, jpeg)):
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)
-    mask, overlay = contents
     return mask, overlay
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from auxdist.config import Config
+from auxdist.errors import DataError
 from auxdist.evaluate.confusion import Measurement, mean_known
 from auxdist.runfolder import RunFolder
 
@@ -28,23 +30,41 @@ def class_table(measurement: Measurement, classes: Sequence[str]) -> str:
     return text_table(["class", "IoU %", "precision %", "recall %", "true pixels"], rows)
 
 
-def rounds_table(run: RunFolder, num_rounds: int) -> str:
+def rounds_table(run: RunFolder, config: Config) -> str:
     """Quality of the pseudo labels and of the network that learnt from them, round by round.
 
     The first row is what the CAMs alone would give. What was not measured is a dash.
     """
     rows = [_row(run, "CAM only", "cam-round-00", None)]
-    for round in range(num_rounds + 1):
-        val = f"val-round-{round:02d}"
-        rows.append(_row(run, f"round {round}", f"labels-round-{round:02d}", val))
+    for round in range(last_shown(config) + 1):
+        labels, val = f"labels-round-{config.labels_of(round):02d}", f"val-round-{round:02d}"
+        rows.append(_row(run, f"round {round}", labels, val))
     header = ["labels", "label mIoU %", "labelled %", "validation mIoU %"]
     return text_table(header, rows)
 
 
+def last_shown(config: Config) -> int:
+    """The last round of which there will be labels, or a network."""
+    rounds = config.train.rounds
+    return max(rounds - 1, config.labels_of(rounds))
+
+
 def read_measurement(run: RunFolder, name: str) -> Measurement | None:
-    """A finished measurement of a run; None where there is none."""
+    """A finished measurement of a run; None where there is none.
+
+    Raises:
+        DataError: its file is damaged.
+    """
     path = run.evaluation(name)
-    return Measurement.from_json(json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Measurement.from_json(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: is damaged ({error!r}); delete it, and the command that started the run "
+            "measures again."
+        ) from error
 
 
 def _row(run: RunFolder, title: str, labels: str, val: str | None) -> list[str]:

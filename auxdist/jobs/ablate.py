@@ -18,14 +18,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from auxdist.config import Config
 from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.tables import NOTHING, read_measurement, text_table
 from auxdist.jobs.job import EXIT_ERROR
 from auxdist.jobs.local import Outcome
-from auxdist.jobs.submit import Request, checked, create_run, start_locally
+from auxdist.jobs.submit import Request, changed_keys, checked, create_run, start_locally
 from auxdist.labels.manifest import MANIFEST_NAME
 from auxdist.records import CLASSIFIER_ROUND, Position
-from auxdist.runfolder import RunFolder, sync_folder, write_json, write_text
+from auxdist.runfolder import RunFolder, read_failure, sync_folder, write_json, write_text
 
 _NO_UNARY = ("model.affinity.unary=false", "model.affinity.unary_pred=off")
 _NO_AFFINITY = (
@@ -58,14 +59,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 _START = "start"
 """Begins the names of the runs that all variants of a seed share."""
-_AFTER_FIRST_ROUND = "labels.refresh"
-"""Begins the settings on which not even the training of the first round depends."""
+_AFTER_FIRST_ROUND = ("labels.refresh", "train.rounds")
+"""Begin the settings on which not even the training of the first round depends."""
 _AFTER_FIRST_LABELS = (
     "model.method=",
     "model.affinity.",
     "model.branches.",
     "train.",
-    _AFTER_FIRST_ROUND,
+    "labels.refresh",
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""
@@ -176,52 +177,61 @@ def _require_good(ablation: Ablation) -> None:
             for text in own
             if not text.startswith(_AFTER_FIRST_LABELS)
         ]
-        request = Request(ablation.config_file, [*ablation.settings, *own], ablation.root / name)
-        try:
-            checked(request, ablation.procs)
-        except ConfigError as error:
-            found.append(f"variant {name}: {error}")
+        for seed in ablation.seeds:
+            try:
+                checked(_request(ablation, name, seed), ablation.procs)
+            except ConfigError as error:
+                found += [f"variant {name}: {problem}" for problem in error.problems]
     if found:
-        raise ConfigError(found)
+        raise ConfigError(list(dict.fromkeys(found)))  # what is wrong with all seeds said once
+
+
+def _request(ablation: Ablation, name: str, seed: int) -> Request:
+    """The run of a variant with a seed; its classifier is that of the seed, once it is trained."""
+    run, start = ablation.run_of(name, seed), ablation.run_of(_START, seed)
+    settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
+    request = Request(ablation.config_file, settings, run.root)
+    if not request.config().classifier.weights and (found := _classifier(start)):
+        settings.append(f"classifier.weights={json.dumps(str(found))}")
+    return request
 
 
 def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
     """The run that ends with the first labels of a seed."""
     settings = [*ablation.settings, f"seed={seed}", "train.rounds=0"]
-    return _run(ablation, ablation.run_of(_START, seed), settings)
+    root = ablation.run_of(_START, seed).root
+    return _run(ablation, Request(ablation.config_file, settings, root))
 
 
 def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:
-    run = ablation.run_of(name, seed)
-    settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
-    if not Request(ablation.config_file, settings).config().classifier.weights:
-        settings.append(f"classifier.weights={json.dumps(str(_classifier(start)))}")
+    run, request = ablation.run_of(name, seed), _request(ablation, name, seed)
     _copy_first_labels(start, run)
-    for other in ablation.variants:
-        if other != name and _first_round(ablation, other) == _first_round(ablation, name):
-            _copy_first_network(ablation.run_of(other, seed), run)
-    return _run(ablation, run, settings)[1]
+    for other in (ablation.run_of(other, seed) for other in ablation.variants if other != name):
+        if other.config.exists() and not _differs_before_refresh(other, request.config()):
+            _copy_first_network(other, run)
+    return _run(ablation, request)[1]
 
 
-def _first_round(ablation: Ablation, name: str) -> list[str]:
-    """The settings of a variant which the training of the first round depends on."""
-    own = ablation.variants[name]
-    return [text for text in own if not text.startswith(_AFTER_FIRST_ROUND)]
+def _differs_before_refresh(run: RunFolder, config: Config) -> bool:
+    """True where the first network of a run is not that of a configuration."""
+    changed = changed_keys(run, config)
+    return not all(key.startswith(_AFTER_FIRST_ROUND) for key in changed)
 
 
-def _run(ablation: Ablation, run: RunFolder, settings: list[str]) -> tuple[RunFolder, Outcome]:
-    run, config = create_run(Request(ablation.config_file, settings, run.root), ablation.procs)
+def _run(ablation: Ablation, request: Request) -> tuple[RunFolder, Outcome]:
+    run, config = create_run(request, ablation.procs)
     if run.complete.exists():
         return run, Outcome(0)
     print(f"run folder {run.root}", flush=True)
     return run, start_locally(run, config, ablation.procs)
 
 
-def _classifier(start: RunFolder) -> Path:
-    from auxdist.train.checkpoint import WEIGHTS
-    from auxdist.train.networks import final_checkpoint
+def _classifier(start: RunFolder) -> Path | None:
+    """The weights of the classifier that a seed's variants share; None before it is trained."""
+    from auxdist.train.checkpoint import WEIGHTS, latest_checkpoint
 
-    return final_checkpoint(start, CLASSIFIER_ROUND).folder / WEIGHTS
+    found = latest_checkpoint(start, CLASSIFIER_ROUND)
+    return found.folder / WEIGHTS if found and found.is_final else None
 
 
 def _copy_first_labels(start: RunFolder, run: RunFolder) -> None:
@@ -297,7 +307,8 @@ def _mean(values: Iterator[float | None]) -> str:
 
 def _failure(run: RunFolder) -> str | None:
     """The error by which a run ended for good."""
-    return str(json.loads(run.failure.read_text())["error"]) if run.failure.exists() else None
+    failure = read_failure(run)
+    return failure["error"] if failure else None
 
 
 def _listed(settings: Sequence[str]) -> str:

@@ -186,5 +186,7 @@ def _space(config: Config, train: Index, run: RunFolder) -> Iterator[str]:
 
 
 def _bytes_below(folder: Path) -> int:
-    """What a run folder already holds of what it will need."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """What a run folder already holds of what it will need; not what a rollback set aside."""
+    aside = RunFolder(folder).set_aside
+    files = (path for path in folder.rglob("*") if aside not in path.parents)
+    return sum(path.lstat().st_size for path in files if path.is_file())

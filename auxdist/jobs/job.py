@@ -85,7 +85,9 @@ class Job:
         if allocation:
             allocation.export_ranks()
         use_cpus(config)
-        with joined(config.compute.device, config.compute.timeout_s) as world:
+        device = wanted_device(config, is_allocated=allocation is not None)
+        with joined(device, config.compute.timeout_s) as world:
+            require_own_gpu(world, may_be_bound=allocation is not None)
             fence = raise_fence(run, world)
             try:
                 self.work(run, config, world, stop, fence)
@@ -98,6 +100,35 @@ class Job:
             world.barrier()
         if allocation:
             atexit.register(leave_process, 0)  # submitit, which called us, has a result to write
+
+
+def wanted_device(config: Config, is_allocated: bool) -> str:
+    """compute.device; but where SLURM gave GPUs (`is_allocated`), auto is cuda.
+
+    So a node whose driver is broken says that, and does not train on its CPU for days, or wait for
+    the ranks of other nodes in another kind of process group.
+    """
+    device = config.compute.device
+    return "cuda" if device == "auto" and is_allocated and config.launch.gpus_per_node else device
+
+
+def require_own_gpu(world: World, may_be_bound: bool) -> None:
+    """Return if each process of this machine has a GPU of its own, which NCCL wants.
+
+    Raises:
+        LaunchError: they have not. A cluster may bind one GPU to each process, which then sees no
+            other.
+    """
+    import torch
+
+    if not world.device.startswith("cuda"):
+        return
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpus < here and not (may_be_bound and gpus == 1):
+        raise LaunchError(
+            f"{here} processes on this machine, but torch sees {gpus} GPUs; start at most one "
+            "process for each GPU."
+        )
 
 
 def raise_fence(run: RunFolder, world: World) -> Fence | None:

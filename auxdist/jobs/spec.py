@@ -52,7 +52,9 @@ class LaunchSpec:
             "teardown": list(self.teardown),
             # Without it the other processes wait for a dead one until their collectives time out.
             "srun_args": ["--kill-on-bad-exit=1"],
-            "additional_parameters": {"requeue": True, **self.extra},
+            # Of a flag without a value submitit makes --flag where it is True.
+            "additional_parameters": {"requeue": True}
+            | {key: value or True for key, value in self.extra.items()},
         }
         return {k: v for k, v in wanted.items() if v is not None or k == "wckey"}
 
@@ -108,8 +110,12 @@ def _setup(run: RunFolder, code: Path) -> list[str]:
 def _teardown(run: RunFolder, max_restarts: int) -> list[str]:
     """SLURM itself never queues a job again that lost a process, only one that lost a node."""
     launch = shlex.quote(str(run.launch))
+    look = shlex.quote(str(run.root / ".look"))
     return [
         "rc=$?",
+        # A network file system may believe for a minute that a file is not there which another
+        # node wrote; a change of the folder makes it look.
+        f"touch {look}; rm -f {look}",
         f'restarts={launch}/"${{SLURM_JOB_ID}}.restarts"',
         f'superseded={launch}/"${{SLURM_JOB_ID}}.${{SLURM_RESTART_COUNT:-0}}.superseded"',
         'count=$(cat "$restarts" 2>/dev/null | wc -c)',

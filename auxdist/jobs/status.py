@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from auxdist.evaluate.tables import rounds_table
 from auxdist.jobs.slurm import job_state
 from auxdist.jobs.submit import last_job
 from auxdist.observe.events import describe, read_events
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, read_failure
 
 _WAITING_OR_RUNNING = ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "SUSPENDED")
 
@@ -44,7 +43,7 @@ def status_of(run: RunFolder) -> Status:
     """
     config = load_config(run.config)
     state, detail = _state(run, config)
-    return Status(state, detail, _last_event(run), rounds_table(run, config.train.rounds))
+    return Status(state, detail, _last_event(run), rounds_table(run, config))
 
 
 def _state(run: RunFolder, config: Config) -> tuple[str, str]:
@@ -56,8 +55,7 @@ def _state(run: RunFolder, config: Config) -> tuple[str, str]:
     job_now = _job_state(job) if job else None
     if job_now in _WAITING_OR_RUNNING:
         return ("running" if job_now == "RUNNING" else "queued"), f"job {job} is {job_now}"
-    if run.failure.exists():
-        failure = json.loads(run.failure.read_text())
+    if failure := read_failure(run):
         return "failed", f"{failure['message']} (rank {failure['rank']})"
     ended = f"job {job} is {job_now}; " if job_now else ""
     return "not running", f"{ended}the command that started {config.name} goes on"
@@ -80,6 +78,8 @@ def _is_running_here(run: RunFolder) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError:  # no locks on this file system, so nothing could start
+            return False
     return False
 
 

@@ -36,13 +36,16 @@ _FREE_KEYS = (
     "evaluate.",
     "labels.gate.",
     "data.workers",
+    "data.measure_labels",
     "data.bad_sample_budget",
     "labels.bad_sample_budget",
+    "train.micro_batch",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
     "train.log_every_steps",
 )
-"""What may change between two starts of a run: nothing that is learned depends on it."""
+"""What may change between two starts of a run: nothing that is learned depends on it, or, as for
+the number of processes and the micro-batch, by no more than the rounding of fp32."""
 
 _ENDED = (
     None,
@@ -93,15 +96,19 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
 
     Raises:
         ConfigError: with all problems, and all keys that differ from the run's configuration.
-        LaunchError: the run is going on on this machine.
+        LaunchError: the run is going on, here or on the cluster.
     """
     run, config = checked(request, num_ranks)
     with only_launcher(run):
+        require_not_queued(run)
+        if found := _differences(run, config):  # another launcher may have made it meanwhile
+            raise ConfigError(found)
+        # Before the configuration: a death in between must not leave a run that says it is complete
+        # and is not, or the picture of fewer rounds.
+        if has_more_to_do(run, config):
+            run.complete.unlink(missing_ok=True)
         if wants_more_rounds(run, config):
-            # Before the configuration: a death in between must not leave a run that says it is
-            # complete and is not, or the picture of fewer rounds.
-            for end in (run.complete, run.examples):
-                end.unlink(missing_ok=True)
+            run.examples.unlink(missing_ok=True)
         write_text(run.config, dump_config(config))
         run.failure.unlink(missing_ok=True)
     return run, config
@@ -121,6 +128,18 @@ def checked(request: Request, num_ranks: int | None = None) -> tuple[RunFolder, 
     return run, config
 
 
+def has_more_to_do(run: RunFolder, config: Config) -> bool:
+    """True where a run that is complete would not be with this configuration."""
+    if not run.config.exists():
+        return False
+    old = load_config(run.config)
+    measuring = (old.evaluate, old.data.measure_labels)
+    return wants_more_rounds(run, config) or measuring != (
+        config.evaluate,
+        config.data.measure_labels,
+    )
+
+
 def wants_more_rounds(run: RunFolder, config: Config) -> bool:
     """True where a run is to have more rounds than it was made for: it goes on after its last."""
     return run.config.exists() and load_config(run.config).train.rounds < config.train.rounds
@@ -132,10 +151,9 @@ def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
     Raises:
         LaunchError: the run is already going on, here or on the cluster.
     """
-    if shutil.which("scontrol"):
-        require_not_queued(run)
     command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
     with only_launcher(run):
+        require_not_queued(run)
         return run_processes(command, procs, rank_environment(config, procs))
 
 
@@ -152,14 +170,15 @@ def submit(run: RunFolder, config: Config) -> str:
     Raises:
         LaunchError: as require_submittable, or sbatch refuses it.
     """
-    require_submittable(run)
     executor = JobExecutor(spec_of(run, config), run.launch)
-    try:
-        job_id = executor.submit(Job(str(run.root))).job_id
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise LaunchError(f"sbatch refused the job: {error}") from error
-    with (run.launch / "jobs.jsonl").open("a") as file:
-        file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
+    with only_launcher(run):  # two at once would not see each other's job
+        require_submittable(run)
+        try:
+            job_id = executor.submit(Job(str(run.root))).job_id
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise LaunchError(f"sbatch refused the job: {error}") from error
+        with (run.launch / "jobs.jsonl").open("a") as file:
+            file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
     return str(job_id)
 
 
@@ -178,8 +197,10 @@ def require_not_queued(run: RunFolder) -> None:
     """Return if SLURM does not know of an unfinished job of this run.
 
     Raises:
-        LaunchError: it does.
+        LaunchError: it does, or does not answer. Where there is no SLURM, nobody is asked.
     """
+    if not shutil.which("scontrol"):
+        return
     if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
         raise LaunchError(
             f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
@@ -225,16 +246,25 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def _differences(run: RunFolder, config: Config) -> list[str]:
     """Keys in which a run's own configuration is another one, as text."""
-    if not run.config.exists():
-        return []
-    old, new = (_flat(asdict(each)) for each in (load_config(run.config), config))
-    free = (*_FREE_KEYS, "train.rounds") if wants_more_rounds(run, config) else _FREE_KEYS
-    keys = [k for k in old | new if old.get(k) != new.get(k) and not k.startswith(free)]
+    free = ("train.rounds",) if wants_more_rounds(run, config) else ()
     return [
-        f"{run.config}: {key} is {old.get(key)} in this run, but {new.get(key)} is asked for; a "
-        "run keeps its configuration: use the old value, or --run with another folder."
-        for key in keys
+        f"{run.config}: {key} is {old} in this run, but {new} is asked for; a run keeps its "
+        "configuration: use the old value, or --run with another folder."
+        for key, (old, new) in changed_keys(run, config).items()
+        if key not in free
     ]
+
+
+def changed_keys(run: RunFolder, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys on which something learned depends, where a run's own value and this one differ."""
+    if not run.config.exists():
+        return {}
+    old, new = (_flat(asdict(each)) for each in (load_config(run.config), config))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in old | new
+        if old.get(key) != new.get(key) and not key.startswith(_FREE_KEYS)
+    }
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -252,7 +282,7 @@ def only_launcher(run: RunFolder) -> Iterator[None]:
     """Held while processes run; the kernel lets go of it should the launcher die.
 
     Raises:
-        LaunchError: somebody else holds it.
+        LaunchError: somebody else holds it, or the file system knows no locks.
     """
     run.launch.mkdir(parents=True, exist_ok=True)
     with (run.launch / "lock").open("a") as file:
@@ -262,5 +292,10 @@ def only_launcher(run: RunFolder) -> Iterator[None]:
             raise LaunchError(
                 f"{run.root}: another launch/local.py runs this folder; wait for it, stop it, or "
                 "use --run with another folder."
+            ) from error
+        except OSError as error:
+            raise LaunchError(
+                f"{file.name}: cannot be locked ({error.strerror}), so two starts could run at "
+                "once; put the run on a file system with locks (Lustre: mounted with -o flock)."
             ) from error
         yield

@@ -10,14 +10,16 @@ from typing import Any
 from auxdist.config import Config
 from auxdist.configfile import load_config, located
 from auxdist.data.index import Index, load_index
+from auxdist.data.photos import read_file
 from auxdist.data.reader import decode_image
 from auxdist.errors import CheckpointError, ConfigError, DataError
 from auxdist.evaluate.confusion import Measurement
-from auxdist.evaluate.measure import measure_predictions
-from auxdist.evaluate.pictures import save_prediction
+from auxdist.evaluate.measure import TOO_LARGE, measure_predictions
+from auxdist.evaluate.pictures import prediction_files, save_prediction
 from auxdist.evaluate.predict import Inference, predict
 from auxdist.jobs.job import use_cpus
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.model.memory import within_memory
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
 from auxdist.train.networks import final_checkpoint, trained_network
@@ -103,7 +105,7 @@ def evaluation_of(run: RunFolder, split: Path | None, use: Use) -> tuple[Config,
             "--split-folder DIR."
         )
     index = load_index(folder)
-    _require_classes(index, config)
+    _require_fit(index, config)
     return config, index, _round(run, config, use)
 
 
@@ -130,21 +132,23 @@ def predict_images(
     """Write labels (palette PNG) and an overlay for each image; yields their paths.
 
     Raises:
-        DataError: an image cannot be read, or two have the same name.
+        DataError: an image cannot be read, or a result would overwrite it or another result.
         CheckpointError: the round is not finished.
     """
     config = use.config(run)
-    _require_different_names(images)
-    contents = [(path.stem, _read(path)) for path in images]
+    _require_harmless(images, out)
+    for path in images:
+        _require_readable(path)
     palette = load_index(config.data.train).palette
     use_cpus(config)
     with joined(config.compute.device) as world:
         round = _round(run, config, use)
         net = _network(run, config, round, world)
-        for name, content in contents:
-            image = decode_image(content, name)
-            labels = predict(net, image, world.device, use.inference(config))
-            yield save_prediction(out, name, image, labels, palette)
+        for path in images:
+            image = decode_image(read_file(path, "image"), path.stem)
+            with within_memory(f"{path} ({image.shape[1]}x{image.shape[0]} pixels)", TOO_LARGE):
+                labels = predict(net, image, world.device, use.inference(config))
+            yield save_prediction(out, path.stem, image, labels, palette)
 
 
 def _round(run: RunFolder, config: Config, use: Use) -> int:
@@ -181,15 +185,24 @@ def _network(run: RunFolder, config: Config, round: int, world: World) -> AuxSeg
     return net.to(world.device).eval().requires_grad_(False)
 
 
-def _require_classes(index: Index, config: Config) -> None:
-    if len(index.classes) != config.model.num_classes:
+def _require_fit(index: Index, config: Config) -> None:
+    """Return if a split can be measured on: the classes of training, and a ground truth."""
+    known = load_index(config.data.train).classes
+    if index.classes != known:
         raise DataError(
-            f"{index.root}: has {len(index.classes)} classes, but the network "
-            f"{config.model.num_classes}; build the split with the class list of training."
+            f"{index.root}: its classes are {', '.join(index.classes)}, but the network learned "
+            f"{', '.join(known)}; build the split with the class list of training."
+        )
+    if not index.ground_truth:
+        raise DataError(
+            f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "
+            "masks, or measure another split."
         )
 
 
-def _require_different_names(images: Sequence[Path]) -> None:
+def _require_harmless(images: Sequence[Path], out: Path) -> None:
+    """Return if no result overwrites another one, or an image."""
+    given = {path.resolve(): path for path in images}
     stems: dict[str, Path] = {}
     for path in images:
         if path.stem in stems:
@@ -198,11 +211,17 @@ def _require_different_names(images: Sequence[Path]) -> None:
                 "different --out folders."
             )
         stems[path.stem] = path
+        for result in prediction_files(out, path.stem):
+            if image := given.get(result.resolve()):
+                raise DataError(
+                    f"{image}: the result of {path} would overwrite it; use another --out folder."
+                )
 
 
-def _read(path: Path) -> bytes:
+def _require_readable(path: Path) -> None:
+    """Return if an image file is there; whether it can be decoded shows when its turn comes."""
     try:
-        return path.read_bytes()
+        path.open("rb").close()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give the path of an image file."

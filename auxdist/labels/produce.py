@@ -30,11 +30,12 @@ from auxdist.labels.manifest import (
     write_rejection,
 )
 from auxdist.labels.store import LabelMaps, LabelSet, ShardWriter, open_labels, publish_latest
+from auxdist.model.memory import within_memory
 from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
 
-SHARED_DISK_S = 60.0
+SHARED_DISK_S = 180.0
 """So long a network file system may take to show the main rank what another node wrote."""
 
 
@@ -61,12 +62,16 @@ class Production:
     """Asked between images; once true on any rank, all ranks leave in order."""
     bad_sample_budget: int
     gate: GateConfig = field(default_factory=GateConfig)
+    require_newest: Callable[[], None] = lambda: None
+    """Raises Stopped where the run was started anew elsewhere; asked before a round is finished."""
 
 
 @dataclass
 class _Done:
     """What this rank has behind it."""
 
+    made: int = 0
+    """Images of the shards that it made itself; those of an earlier start do not count."""
     quarantined: int = 0
     is_stopped: bool = False
     reasons: list[str] = field(default_factory=list)
@@ -106,7 +111,7 @@ def produce(
     since = time.monotonic()
     with world.failing_together():
         done = _do_shards(production, writer, maker)
-    _agree(production, round, done)
+    made = _agree(production, round, done)
     with world.failing_together():
         if world.is_main:
             _finish(production, writer, gamma)
@@ -115,6 +120,7 @@ def produce(
         "refresh",
         round=round,
         images=production.index.num_samples,
+        made=made,
         seconds=time.monotonic() - since,
         coverage=manifest.coverage,
         **manifest.statistics.summary(),
@@ -155,6 +161,7 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
             seal = writer.sealed(shard)
             if seal is None or seal.quarantined:  # what was unreadable then may be readable now
                 seal = writer.write(shard, partial(_make, production, maker, shard))
+                done.made += seal.shard.num_samples
             if seal.quarantined:
                 production.events.write("quarantine", keys=list(seal.quarantined))
             done.add(seal)
@@ -171,14 +178,18 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
 def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample) -> LabelMaps:
     if production.stop():
         raise Stopped
-    maps = maker.make(read_sample(production.index, shard, sample))
+    source = read_sample(production.index, shard, sample)
+    name = f"{sample.key} ({sample.width}x{sample.height} pixels)"
+    with within_memory(name, "labels look at whole images; use a smaller data.image_scale"):
+        maps = maker.make(source)
     production.world.tick()
     return maps
 
 
-def _agree(production: Production, round: int, done: _Done) -> None:
-    mine = torch.tensor([done.quarantined, int(done.is_stopped)])
-    quarantined, stopped = production.world.all_sum(mine).tolist()
+def _agree(production: Production, round: int, done: _Done) -> int:
+    """Go on with all ranks, or stop with all; the images that all have made comes back."""
+    mine = torch.tensor([done.made, done.quarantined, int(done.is_stopped)])
+    made, quarantined, stopped = production.world.all_sum(mine).tolist()
     if quarantined > production.bad_sample_budget:
         examples = "\n".join(f"  {reason}" for reason in done.reasons[:5])
         raise DataError(
@@ -189,9 +200,11 @@ def _agree(production: Production, round: int, done: _Done) -> None:
         )
     if stopped:
         raise Stopped(f"labels of round {round}: finished shards are saved; run again to go on.")
+    return int(made)
 
 
 def _finish(production: Production, writer: ShardWriter, gamma: Mapping[str, float]) -> None:
+    production.require_newest()
     for left in writer.folder.glob(".*.tmp"):  # by writers that died
         left.unlink(missing_ok=True)
     deadline = time.monotonic() + SHARED_DISK_S
@@ -219,7 +232,7 @@ def _require_fit(production: Production, writer: ShardWriter, manifest: Manifest
         + f"{stand} The rejected ones are in {writer.folder}, their figures in {REJECTED_NAME}; "
         f"see `auxdist labels list {production.run.root}`. Begin a new run with, for example, a "
         "lower learning rate, or adopt them all the same: give the same command again with "
-        "--set labels.gate.enabled=false."
+        "--set labels.gate.enabled=false, which then holds for the later rounds of that start too."
     )
 
 

@@ -92,12 +92,15 @@ def _step(record: dict[str, Any]) -> str:
 
 
 def _refresh(record: dict[str, Any]) -> str:
-    speed = record["images"] / max(record["seconds"], 1e-9)
-    text = (
-        f"labels of round {record['round']}  {record['images']} images in "
-        f"{record['seconds']:.1f} s ({speed:.1f} images/s), "
-        f"{100 * record['coverage']:.1f} % of the pixels labelled"
-    )
+    images = record["images"]
+    made = record.get("made", images)  # logs of older versions lack it
+    text = f"labels of round {record['round']}  {images} images"
+    if made < images:
+        text += f", {made} of them now"
+    if made:
+        speed = made / max(record["seconds"], 1e-9)
+        text += f" in {record['seconds']:.1f} s ({speed:.1f} images/s)"
+    text += f", {100 * record['coverage']:.1f} % of the pixels labelled"
     if record.get("changed") is not None:
         text += f", {100 * record['changed']:.1f} % changed"
     return text

@@ -16,15 +16,17 @@ from markupsafe import Markup
 
 from auxdist.config import Config
 from auxdist.configfile import dump_config, load_config
+from auxdist.errors import DataError
 from auxdist.evaluate.confusion import Measurement
-from auxdist.evaluate.tables import read_measurement
+from auxdist.evaluate.tables import last_shown, read_measurement
 from auxdist.observe.charts import Curve, curves_chart, miou_chart, shares_chart
 from auxdist.observe.events import read_events
 from auxdist.records import CLASSIFIER_ROUND
-from auxdist.runfolder import RunFolder, write_text
+from auxdist.runfolder import RunFolder, read_failure, write_text
 
 _MAX_POINTS = 200
 """Points of a curve; neighbouring records are averaged down to so many."""
+_CAM_ONLY = "CAM only"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def write_report(run: RunFolder, state: str | None = None) -> Path:
 
     Raises:
         ConfigError: there is no configuration in the folder, so it is no run.
+        DataError: a measurement or a manifest is damaged.
     """
     write_text(run.report, render(run, state))
     return run.report
@@ -59,7 +62,7 @@ def render(run: RunFolder, state: str | None = None) -> str:
         config=config,
         state=state or _state(run),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        failure=_failure(run),
+        failure=(read_failure(run) or {}).get("message", ""),
         headline=_headline(rows),
         rows=rows,
         settings=_settings(config),
@@ -72,8 +75,8 @@ def render(run: RunFolder, state: str | None = None) -> str:
 
 def _charts(run: RunFolder, config: Config, rows: list[Row]) -> dict[str, Any]:
     stages = _stages(run)
-    rounds = [row for row in rows if row.name != "CAM only"]
-    cam = next((row.labels for row in rows if row.name == "CAM only"), None)
+    rounds = [row for row in rows if row.name != _CAM_ONLY]
+    cam = next((row.labels for row in rows if row.name == _CAM_ONLY), None)
     manifests = _manifests(run, config)
     names = [f"round {round}" for round in manifests]
     shares = [_shares(manifest["statistics"]["totals"]) for manifest in manifests.values()]
@@ -89,8 +92,8 @@ def _charts(run: RunFolder, config: Config, rows: list[Row]) -> dict[str, Any]:
 def _rows(run: RunFolder, config: Config) -> list[Row]:
     """What was measured, CAM-only labels first; empty before the first measurement."""
     cam = read_measurement(run, "cam-round-00")
-    rows = [Row("CAM only", _miou(cam), None, cam.coverage)] if cam else []
-    for round in range(config.train.rounds + 1):
+    rows = [Row(_CAM_ONLY, _miou(cam), None, cam.coverage)] if cam else []
+    for round in range(last_shown(config) + 1):
         labels = read_measurement(run, f"labels-round-{config.labels_of(round):02d}")
         val = read_measurement(run, f"val-round-{round:02d}")
         if labels or val:
@@ -102,6 +105,7 @@ def _rows(run: RunFolder, config: Config) -> list[Row]:
 def _headline(rows: list[Row]) -> list[tuple[str, str]]:
     """First and last figures of labels and validation, as (value, text)."""
     found = []
+    rows = [row for row in rows if row.name != _CAM_ONLY]  # nothing learned from these
     for values, text in (
         ([row.labels for row in rows], "pseudo-label mIoU"),
         ([row.val for row in rows], "validation mIoU"),
@@ -182,9 +186,23 @@ def _curve(name: str, points: list[tuple[int, float]]) -> Curve:
 
 
 def _manifests(run: RunFolder, config: Config) -> dict[int, dict[str, Any]]:
-    """Manifests of the finished rounds of labels."""
+    """Manifests of the finished rounds of labels.
+
+    Raises:
+        DataError: one is damaged.
+    """
     paths = {r: run.labels(r) / "manifest.json" for r in range(config.train.rounds + 1)}
-    return {round: json.loads(path.read_text()) for round, path in paths.items() if path.exists()}
+    found = {}
+    for round, path in paths.items():
+        if path.exists():
+            try:
+                found[round] = json.loads(path.read_text())
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: is damaged ({error}); delete it, and the command that started the "
+                    "run finishes this round of labels again."
+                ) from error
+    return found
 
 
 def _shares(totals: dict[str, Any]) -> dict[str, float]:
@@ -227,10 +245,6 @@ def _state(run: RunFolder) -> str:
     if run.complete.exists():
         return "complete"
     return "failed" if run.failure.exists() else "not finished"
-
-
-def _failure(run: RunFolder) -> str:
-    return json.loads(run.failure.read_text())["message"] if run.failure.exists() else ""
 
 
 def _miou(measurement: Measurement | None) -> float | None:

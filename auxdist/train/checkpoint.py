@@ -36,6 +36,8 @@ class Checkpoint:
     quarantined: int
     """Samples of the current epoch that could not be read so far."""
     weights_sha256: str
+    images_sha256: str
+    """Of the index of the images that the stage learns from; empty where that is not known."""
 
     @property
     def is_final(self) -> bool:
@@ -60,7 +62,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: RunFolder, position: Position, total_steps: int, quarantined: int, state: State
+    run: RunFolder,
+    position: Position,
+    total_steps: int,
+    quarantined: int,
+    state: State,
+    images_sha256: str = "",
 ) -> Checkpoint:
     """Write a checkpoint; it appears under its name whole or not at all."""
     folder = run.checkpoint(position.stage, position.step)
@@ -78,6 +85,7 @@ def save_checkpoint(
             "step": position.step,
             "total_steps": total_steps,
             "quarantined": quarantined,
+            "images_sha256": images_sha256,
             "code_version": __version__,
             "sha256": files,
         }
@@ -93,7 +101,7 @@ def save_checkpoint(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Checkpoint(folder, position, total_steps, quarantined, files[WEIGHTS])
+    return Checkpoint(folder, position, total_steps, quarantined, files[WEIGHTS], images_sha256)
 
 
 def latest_checkpoint(run: RunFolder, round: int) -> Checkpoint | None:
@@ -134,6 +142,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             manifest["total_steps"],
             manifest["quarantined"],
             manifest["sha256"][WEIGHTS],
+            manifest.get("images_sha256", ""),
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import nn
 
 from auxdist.config import Precision, TrainConfig
@@ -31,6 +33,9 @@ def make_engine(trainee: Trainee, config: TrainConfig, world: World) -> Engine:
     """The engine that the configuration asks for."""
     module = Cast(trainee.objective, config.precision)
     if config.engine == "deepspeed":
+        if not world.device.startswith("cuda"):
+            # Else it takes a GPU wherever there is one. Read when deepspeed is first imported.
+            os.environ["DS_ACCELERATOR"] = "cpu"
         from auxdist.train.zero import ZeroEngine
 
         return ZeroEngine(trainee, module, world)

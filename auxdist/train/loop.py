@@ -54,6 +54,8 @@ class Stage:
     total_steps: int
     steps_per_epoch: int
     bad_sample_budget: int
+    images_sha256: str
+    """Names the images, for the checkpoints."""
     quarantined: int = 0
     """Samples of this epoch that could not be read so far, over all ranks and restarts."""
     meter: Meter = field(init=False)
@@ -141,7 +143,9 @@ class Stage:
         self.around.fence.check()
         position = Position(self.start.round, step)
         run = self.around.run
-        saved = save_checkpoint(run, position, self.total_steps, self.quarantined, state)
+        saved = save_checkpoint(
+            run, position, self.total_steps, self.quarantined, state, self.images_sha256
+        )
         keep = 1 if saved.is_final else self.config.keep_checkpoints
         prune_checkpoints(run, self.start.round, keep)
 

@@ -5,18 +5,23 @@ classifier -> labels 0 -> for every round s: (train s -> validate s -> refresh t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import json
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from auxdist.config import Config, TrainConfig
 from auxdist.data.index import Index, load_index
 from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
+from auxdist.errors import DataError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.evaluate.panels import save_panels
 from auxdist.evaluate.predict import Inference
+from auxdist.evaluate.tables import read_measurement
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, Provenance
 from auxdist.labels.produce import Production, produce
@@ -104,12 +109,14 @@ class Rounds:
         if (val := self._val) is None:
             return []
 
+        inference = Inference.single_scale(self._config)
+
         def measure() -> Measurement:
             net = self._evaluated(round).net
-            inference = Inference.single_scale(self._config)
             return measure_predictions(net, val, self._around.world, self._stop, inference)
 
-        return [self._measurement(f"val-round-{round:02d}", val, measure)]
+        how = {"inference": asdict(inference)}
+        return [self._measurement(f"val-round-{round:02d}", val, measure, how)]
 
     def _measure_labels(self, round: int) -> list[Task]:
         if not (self._index.ground_truth and self._config.data.measure_labels):
@@ -126,16 +133,31 @@ class Rounds:
 
         return [measurement(name, member) for name, member in members.items()]
 
-    def _measurement(self, name: str, index: Index, measure: Callable[[], Measurement]) -> Task:
+    def _measurement(
+        self,
+        name: str,
+        index: Index,
+        measure: Callable[[], Measurement],
+        how: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Task:
+        """`how` it is measured stands in the file; measured in another way it is not done."""
         path = self._around.run.evaluation(name)
+        facts = {"name": name, "classes": index.classes, **how}
+
+        def is_done() -> bool:
+            if read_measurement(self._around.run, name) is None:
+                return False
+            found = json.loads(path.read_text())
+            return all(found.get(key) == json.loads(json.dumps(how[key])) for key in how)
 
         def do() -> None:
             result = measure()
             if self._around.world.is_main:
+                self._require_newest()
                 self._around.events.write("measure", name=name, miou=result.miou)
-                write_json(path, {"name": name, "classes": index.classes, **result.as_json()})
+                write_json(path, {**facts, **result.as_json()})
 
-        return Task(f"measure {name}", path.exists, do)
+        return Task(f"measure {name}", is_done, do)
 
     def _draw_examples(self) -> Task:
         path = self._around.run.examples
@@ -151,6 +173,10 @@ class Rounds:
 
     def _stop(self) -> bool:
         return self._around.stop.is_set
+
+    def _require_newest(self) -> None:
+        if self._around.fence:
+            self._around.fence.check()
 
     def _labels(self, round: int) -> LabelSet:
         return open_labels(self._around.run.labels(round), self._index, self._around.world)
@@ -174,6 +200,7 @@ class Rounds:
             self._stop,
             config.labels.bad_sample_budget,
             config.labels.gate,
+            self._require_newest,
         )
         provenance = Provenance.of(config, trained.sha256)
         produce(
@@ -191,6 +218,7 @@ class Rounds:
         checkpoint = self._agreed_checkpoint(round)
         net = starting_network(self._around.run, self._config, round)
         if checkpoint is not None:
+            self._require_same_images(checkpoint)
             net.load_state_dict(checkpoint.weights())
         net.to(self._around.world.device).train()
         objective = ClassifierObjective(net) if is_classifier else SegmentationObjective(net)
@@ -205,12 +233,22 @@ class Rounds:
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             bad_sample_budget=self._config.data.bad_sample_budget,
+            images_sha256=self._index.sha256,
             quarantined=checkpoint.quarantined if checkpoint else 0,
         )
         labels = None if is_classifier else self._labels(self._config.labels_of(round))
         # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
         with closing(self._batches(plan, labels, stage.start.step)) as stream:
             stage.train(stream)
+
+    def _require_same_images(self, checkpoint: Checkpoint) -> None:
+        """Return if a stage can go on: its steps count in the order of the images it began with."""
+        if checkpoint.images_sha256 not in ("", self._index.sha256):
+            raise DataError(
+                f"{checkpoint.folder}: was trained on other images than are now in "
+                f"{self._index.root}; give the shards that the run began with, delete the folder "
+                f"{checkpoint.folder.parent} to train this stage anew, or begin a new run."
+            )
 
     def _classifier_config(self) -> TrainConfig:
         """The training of the classifier, in the form of that of a round."""

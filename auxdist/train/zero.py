@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -26,12 +29,13 @@ class ZeroEngine:
         # On CPUs DeepSpeed would compile a shared-memory all-reduce at its first start (a minute,
         # and a compiler on every node); gloo does that work (deepspeed 0.19.8, comm/torch.py).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self._engine, self._optimiser, _, _ = deepspeed.initialize(
-            model=module,
-            optimizer=make_sgd(trainee.groups, trainee.optimiser),
-            config=_settings(world),
-            dist_init_required=False,
-        )
+        with _local_rank(world):
+            self._engine, self._optimiser, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=make_sgd(trainee.groups, trainee.optimiser),
+                config=_settings(world),
+                dist_init_required=False,
+            )
         self._restore_momentum()
 
     def warm_up(self, batch: Batch, normaliser: Normaliser) -> None:
@@ -86,6 +90,20 @@ class ZeroEngine:
         if not self._trainee.optimiser.momentum:
             return []
         return [(n, p) for n, p in self._trainee.net.named_parameters() if p.requires_grad]
+
+
+@contextmanager
+def _local_rank(world: World) -> Iterator[None]:
+    """DeepSpeed takes the GPU of this number, also where a process sees but one."""
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = str(torch.device(world.device).index or 0)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LOCAL_RANK"]
+        else:
+            os.environ["LOCAL_RANK"] = before
 
 
 def _settings(world: World) -> dict[str, Any]:

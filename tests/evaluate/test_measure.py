@@ -39,6 +39,17 @@ def labels(index: Index, tmp_path_factory: pytest.TempPathFactory) -> LabelSet:
     return open_labels(run.labels(0), index)
 
 
+def test_an_image_too_large_for_memory_is_named(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measure_module, "predict", full)
+    with pytest.raises(DataError, match=r"\(41x30 pixels\): does not fit .*evaluate\.window=640"):
+        measure_predictions(tiny_net(), index, World())
+
+
 def naive(index: Index) -> list[list[int]]:
     """The matrix of the predictions, pixel by pixel."""
     net, matrix = tiny_net(), [[0] * 5 for _ in range(4)]

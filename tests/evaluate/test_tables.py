@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from auxdist.config import Config, TrainConfig
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.tables import class_table, rounds_table
 from auxdist.runfolder import RunFolder, write_json
@@ -35,7 +36,7 @@ def test_rounds_table_begins_with_the_cams_alone(tmp_path: Path) -> None:
     }
     for name, figure in figures.items():
         write_json(run.evaluation(name), measurement(*figure).as_json())
-    lines = rounds_table(run, num_rounds=1).splitlines()
+    lines = rounds_table(run, Config(train=TrainConfig(rounds=1))).splitlines()
     assert [line.split() for line in lines[2:]] == [
         ["CAM", "only", "43.75", "100.00", "-"],
         ["round", "0", "60.71", "100.00", "69.71"],

@@ -220,3 +220,25 @@ def _pretend(run: RunFolder, quarters: Sequence[int]) -> None:
         measured = Measurement.of(truth[None], found[None], 1)
         write_json(run.evaluation(f"labels-round-{round:02d}"), measured.as_json())
     write_json(run.complete, {})
+
+
+def test_a_first_round_of_other_settings_is_not_shared(
+    done: Ablation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run's own configuration counts, not what this command would give it."""
+    monkeypatch.setattr(ablate, "start_locally", lambda *_: Outcome(0))
+    other = run_of(done, "no-saliency")
+    assert final_checkpoint(other, 0)
+    variants = {"fresh": (), "no-saliency": VARIANTS["no-saliency"]}
+    assert run_ablation(replace(done, variants=variants)).code == 0
+    assert run_of(done, "fresh").labels(0).exists()
+    assert not run_of(done, "fresh").checkpoints("round-00").exists()
+
+
+def test_a_variant_with_other_settings_than_its_run_is_refused_before_anything_runs(
+    done: Ablation,
+) -> None:
+    variants = {"new": (), "no-saliency": ("train.epochs=3",)}
+    with pytest.raises(ConfigError, match=r"variant no-saliency: .*train\.epochs is 2 in this run"):
+        run_ablation(replace(done, variants=variants))
+    assert not run_of(done, "new").root.exists()

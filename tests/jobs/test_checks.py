@@ -13,7 +13,7 @@ from shardmaker import make_shards
 
 from auxdist.config import ClassifierConfig, Config, DataConfig, ModelConfig, TrainConfig
 from auxdist.jobs import checks
-from auxdist.jobs.checks import problems, sbatch_problems
+from auxdist.jobs.checks import _bytes_below, problems, sbatch_problems
 from auxdist.runfolder import RunFolder
 
 
@@ -181,3 +181,11 @@ def test_a_host_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     [problem] = sbatch_problems()
     assert "sbatch: not found" in problem
     assert "--dry-run" in problem
+
+
+def test_what_a_rollback_set_aside_is_no_space_to_be_used_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for folder in (run.labels(0), run.set_aside / "2020-01-01" / "labels"):
+        folder.mkdir(parents=True)
+        (folder / "a.tar").write_bytes(bytes(1000))
+    assert _bytes_below(run.root) == 1000

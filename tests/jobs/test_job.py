@@ -10,18 +10,28 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 from submitit.core.utils import DelayedSubmission
 
-from auxdist.config import ComputeConfig, Config
+from auxdist.config import ComputeConfig, Config, LaunchConfig
 from auxdist.configfile import dump_config
-from auxdist.errors import DataError, DiskFull
+from auxdist.errors import DataError, DiskFull, LaunchError
 from auxdist.jobs import job
-from auxdist.jobs.job import EXIT_ERROR, Job, num_threads, record_failure
+from auxdist.jobs.job import (
+    EXIT_ERROR,
+    Job,
+    num_threads,
+    record_failure,
+    require_own_gpu,
+    wanted_device,
+)
 from auxdist.jobs.local import Outcome, run_processes
 from auxdist.runfolder import RunFolder, write_json, write_text
 from auxdist.train.guard import current_incarnation
+from auxdist.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -182,3 +192,38 @@ def test_a_launcher_needs_no_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus_per_node", "is_allocated", "expected"),
+    [
+        ("auto", 8, True, "cuda"),
+        ("auto", 0, True, "auto"),
+        ("auto", 8, False, "auto"),
+        ("cpu", 8, True, "cpu"),
+    ],
+)
+def test_gpus_that_slurm_gave_are_used_or_the_job_ends(
+    device: Literal["auto", "cpu", "cuda"], gpus_per_node: int, is_allocated: bool, expected: str
+) -> None:
+    launch = LaunchConfig(gpus_per_node=gpus_per_node)
+    config = Config(compute=ComputeConfig(device=device), launch=launch)
+    assert wanted_device(config, is_allocated) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "may_be_bound", "is_good"),
+    [(4, False, True), (2, True, False), (1, True, True), (1, False, False)],
+)
+def test_processes_do_not_share_a_gpu(
+    gpus: int, may_be_bound: bool, is_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    require_own_gpu(World(), may_be_bound)
+    world = World(0, 4, 0, "cuda:0")
+    if is_good:
+        require_own_gpu(world, may_be_bound)
+        return
+    with pytest.raises(LaunchError, match=f"4 processes .* torch sees {gpus} GPUs"):
+        require_own_gpu(world, may_be_bound)

@@ -135,3 +135,7 @@ def test_a_restart_removes_old_results_of_this_job_only(batch: Batch) -> None:
         (batch.run.launch / name).touch()
     batch(srun_exit=0)
     assert [path.name for path in batch.run.launch.glob("*.pkl")] == ["8_0_result.pkl"]
+
+
+def test_a_flag_without_a_value() -> None:
+    assert "#SBATCH --exclusive\n" in text(spec(extra={"exclusive": ""}))

@@ -1,5 +1,6 @@
 """From the command line to a run folder: once made, a run keeps its configuration."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -171,6 +172,54 @@ def test_the_words_of_sbatch_reach_the_user(folder: Path, monkeypatch: pytest.Mo
     run, config = create_run(request())
     with pytest.raises(LaunchError, match=r"(?s)sbatch refused.*invalid partition specified: x"):
         submit(run, config)
+
+
+def test_a_run_in_the_queue_is_not_changed_by_another_launcher(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job would go on by a configuration that nobody was told to be in force."""
+    fake_slurm(
+        folder,
+        monkeypatch,
+        sbatch='echo "Submitted batch job 41"',
+        scontrol="echo JobId=41 JobState=RUNNING Reason=None",
+    )
+    run, config = create_run(request())
+    submit(run, config)
+    write_json(run.failure, {})
+    before = run.config.read_text()
+    result = launch("local.py", "tiny.yaml", "--set", "train.rounds=3")
+    assert result.returncode == 2
+    assert "job 41 of this run is RUNNING" in result.stderr
+    assert run.config.read_text() == before
+    assert run.failure.exists()
+
+
+def test_another_way_of_measuring_is_more_to_do(folder: Path) -> None:
+    run, _ = create_run(request(), 2)
+    write_json(run.complete, {})
+    create_run(request("launch.nodes=4"), 4)
+    assert run.complete.exists()
+    create_run(request("evaluate.window=640"), 2)
+    assert not run.complete.exists()
+
+
+def test_the_micro_batch_may_change_with_the_number_of_processes(folder: Path) -> None:
+    create_run(request("train.micro_batch=2"), 1)
+    create_run(request("train.micro_batch=2"), 4)  # more than a rank's share is all of it
+    _, config = create_run(request("train.micro_batch=1"), 1)
+    assert config.train.micro_batch == 1
+
+
+def test_a_file_system_without_locks_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(LaunchError, match=r"lock: cannot be locked \(Function not implemented\)"):
+        create_run(request(), 2)
 
 
 def test_submitting_without_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A round of labels: equal for any number of ranks, deaths and stops; nothing bad hides."""
 
 import errno
+import itertools
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,7 @@ from auxdist.labels.refresh import RefinedLabels
 from auxdist.labels.store import latest_round
 from auxdist.labels.viewer import Viewer
 from auxdist.runfolder import RunFolder
+from auxdist.train.guard import Fence
 from auxdist.world import World
 
 NUM_SAMPLES, NUM_SHARDS = 12, 4
@@ -349,6 +351,38 @@ def test_shard_that_never_appears_names_the_disk(
     monkeypatch.setattr(store_module, "write_seal", lambda *_: None)
     with pytest.raises(DataError, match="is the run folder on a disk that all nodes share"):
         make_round(RunFolder(tmp_path), index, PlainLabels())
+
+
+def test_an_image_too_large_for_memory_is_quarantined_by_name(index: Index, tmp_path: Path) -> None:
+    calls = itertools.count()
+
+    def full(_: int) -> None:
+        if next(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found = make_round(RunFolder(tmp_path), index, PlainLabels(before=full), budget=1)
+    [(key, reason)] = found.quarantined.items()
+    assert reason.startswith(
+        f"{key} (40x33 pixels): does not fit into memory; labels look at whole"
+    )
+    assert reason.endswith("use a smaller data.image_scale.")
+
+
+def test_a_start_that_was_superseded_finishes_no_round(index: Index, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    fence = Fence.raise_new(run)
+
+    def start_elsewhere(number: int) -> None:
+        if number == 0:
+            Fence.raise_new(run)
+
+    left = run.labels(0) / ".img-000000.tar.of-the-newer-start.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with pytest.raises(Stopped, match="start 2 has begun meanwhile"):
+        make_round(run, index, PlainLabels(before=start_elsewhere), require_newest=fence.check)
+    assert not (run.labels(0) / MANIFEST_NAME).exists()
+    assert left.exists()
 
 
 def test_full_disk_is_an_error_of_the_user_not_a_traceback(

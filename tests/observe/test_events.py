@@ -58,12 +58,26 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             "\ntrain round-01",
         ),
         (
-            {"kind": "refresh", "round": 0, "seconds": 2.0, "images": 40, "coverage": 0.75}
+            {
+                "kind": "refresh",
+                "round": 0,
+                "seconds": 2.0,
+                "images": 40,
+                "made": 40,
+                "coverage": 0.75,
+            }
             | {"changed": None},
             "labels of round 0  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled",
         ),
         (
-            {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40, "coverage": 0.75}
+            {
+                "kind": "refresh",
+                "round": 1,
+                "seconds": 2.0,
+                "images": 40,
+                "made": 40,
+                "coverage": 0.75,
+            }
             | {"changed": 0.125},
             "labels of round 1  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled, "
             "12.5 % changed",

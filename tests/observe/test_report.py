@@ -9,8 +9,9 @@ import pytest
 
 from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
 from auxdist.configfile import dump_config, load_config
-from auxdist.errors import ConfigError
+from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.confusion import Measurement
+from auxdist.jobs.status import status_of
 from auxdist.observe import report
 from auxdist.observe.events import EventLog
 from auxdist.observe.report import _stages, render, write_report
@@ -96,8 +97,32 @@ def test_labels_that_are_never_refreshed_stand_beside_every_network(tmp_path: Pa
     run = finished_run(tmp_path)
     write_text(run.config, run.config.read_text().replace("refresh: true", "refresh: false"))
     rows = report._rows(run, load_config(run.config))
-    assert [row.labels for row in rows[1:]] == [rows[1].labels] * 3
+    assert [row.labels for row in rows[1:]] == [rows[1].labels] * 2, "a row for each network"
     assert report._class_facts(run, load_config(run.config))["classes"][1].labels is not None
+
+
+def test_the_headline_compares_labels_that_a_network_learned_from(tmp_path: Path) -> None:
+    page = write_report(finished_run(tmp_path)).read_text()
+    first, cam = (f"{100 * measured(right).miou:.2f} % at first" for right in (40, 20))
+    assert first in page
+    assert cam not in page
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    (run.labels(1) / "manifest.json").write_text('{"statist')
+    with pytest.raises(DataError, match=r"round-01/manifest\.json: is damaged"):
+        render(run)
+    run.evaluation("val-round-01").write_text("")
+    with pytest.raises(DataError, match=r"val-round-01\.json: is damaged"):
+        render(run)
+
+
+def test_a_failure_whose_writer_was_killed_is_a_failure_all_the_same(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.failure.write_text("")
+    assert "failure.json was cut short; the log says" in render(run)
+    assert status_of(run).state == "failed"
 
 
 def test_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:

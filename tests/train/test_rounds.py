@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 from ranks import run_ranks
-from smallrun import StopAfter, do_tasks, file_bytes, make_data, small_config
+from shardmaker import make_shards
+from smallrun import SIZE, StopAfter, do_tasks, file_bytes, make_data, small_config
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError, DataError, Stopped
@@ -224,6 +225,35 @@ def test_a_run_given_more_rounds_ends_as_if_it_had_had_them_at_first(
     for folder in ("labels", "evaluation", "checkpoints"):
         assert file_bytes(longer.root / folder) == file_bytes(whole.root / folder)
     assert longer.examples.read_bytes() == whole.examples.read_bytes()
+
+
+def test_a_network_is_measured_anew_where_the_way_to_look_changes(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    """All rows of a table are measured alike; what looks the same way is not done again."""
+    (run,) = copies(finished, tmp_path / "run")
+    val, labels = run.evaluation("val-round-00"), run.evaluation("labels-round-00")
+    times = [path.stat().st_mtime_ns for path in (val, labels)]
+    config = small_config(data)
+    do_tasks(run, config, World())
+    assert [path.stat().st_mtime_ns for path in (val, labels)] == times
+    config = replace(config, evaluate=replace(config.evaluate, window=32))
+    do_tasks(run, config, World())
+    assert json.loads(val.read_text())["inference"]["window"] == 32
+    assert val.stat().st_mtime_ns > times[0]
+    assert labels.stat().st_mtime_ns == times[1]
+
+
+def test_a_stage_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    """Its steps count in the order of the images that it began with."""
+    make_data(tmp_path)
+    run, config = RunFolder(tmp_path / "run"), small_config(tmp_path)
+    with pytest.raises(Stopped):
+        do_tasks(run, config, World(), stop=StopAfter(4))
+    shutil.rmtree(tmp_path / "train")
+    make_shards(tmp_path / "train", 24, 3, 3, SIZE)
+    with pytest.raises(DataError, match="was trained on other images than are now in"):
+        do_tasks(run, config, World())
 
 
 def test_without_refresh_all_rounds_learn_from_the_first_labels(
