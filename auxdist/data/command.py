@@ -132,3 +132,8 @@ def run_command(main: Callable[[], None]) -> None:
     except AuxdistError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD)
+    except OSError as error:  # of a path on the command line that may not be looked at
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(EXIT_BAD)

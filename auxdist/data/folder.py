@@ -55,7 +55,10 @@ def folder_recipe(source: FolderSource, split: str, saliency: SaliencyMaker | No
                 f"{source.table}:{line}: label {unknown[0]!r} is none of the classes in "
                 f"{source.classes}."
             )
-        items.append(_item(source, file, tuple(number[x] for x in labels), names))
+        try:
+            items.append(_item(source, file, tuple(number[x] for x in labels), names))
+        except DataError as error:
+            raise DataError(f"{source.table}:{line}: {error}") from error
     return Recipe(
         split=split,
         classes=names,

@@ -196,5 +196,10 @@ def key_of(name: str) -> str:
     """A legal key for a file of any name: its path without suffix, other characters as _.
 
     `check_key` refuses what is longer than a key may be.
+
+    Raises:
+        DataError: it names a folder, such as ".".
     """
+    if not Path(name).name:
+        raise DataError(f"{name!r} names no file; write the path of an image.")
     return re.sub(r"[^A-Za-z0-9_-]", "_", str(Path(name).with_suffix("")))

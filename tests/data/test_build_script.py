@@ -1,5 +1,6 @@
 """The builders as a user meets them: exit codes, signals, killed processes, a full disk."""
 
+import errno
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from build_script import command, content_of, environment, run_script
 
+from auxdist.data.command import run_command
 from auxdist.data.index import load_index
 
 DEMO = ("--count", 120, "--samples-per-shard", 6, "--size", 64, "--processes", 2)
@@ -148,3 +150,15 @@ def test_bad_option_is_an_error_without_traceback(tmp_path: Path) -> None:
     for options in (["--count", 0], ["--processes", 0], ["--shard-mb", -1]):
         done = run_script("build_demo.py", tmp_path / "out", *options, code=2)
         assert "expected" in done.stderr
+
+
+def test_a_path_that_may_not_be_looked_at_is_a_line_not_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/root/photos")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: /root/photos: Permission denied.\n"

@@ -76,6 +76,8 @@ def test_faults_of_the_table_are_named(images: Path, tmp_path: Path) -> None:
     table = _table(images, TABLE).table
     with pytest.raises(DataError, match=r"labels\.csv:2: label 'cat' is none of the classes in"):
         folder_recipe(FolderSource(images, table, tmp_path / "names.txt"), "train", None)
+    with pytest.raises(DataError, match=r"labels\.csv:2: '\.' names no file"):
+        folder_recipe(_table(images, "d.png,dog\n.,dog\n"), "train", None)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         folder_recipe(FolderSource(tmp_path / "nowhere", table), "train", None)
     with pytest.raises(DataError, match="no class at all"):
