@@ -165,6 +165,7 @@ def write_page(ablation: Ablation) -> Path:
 def _require_good(ablation: Ablation) -> None:
     """Refuse, before anything runs, variants that cannot run or do not share the first labels."""
     found = []
+    classifiers = {seed: _classifier(ablation.run_of(_START, seed)) for seed in ablation.seeds}
     for name, own in ablation.variants.items():
         if name == _START or not re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*", name):
             found.append(
@@ -177,22 +178,21 @@ def _require_good(ablation: Ablation) -> None:
             for text in own
             if not text.startswith(_AFTER_FIRST_LABELS)
         ]
-        for seed in ablation.seeds:
+        for seed, classifier in classifiers.items():
             try:
-                checked(_request(ablation, name, seed), ablation.procs)
+                checked(_request(ablation, name, seed, classifier), ablation.procs)
             except ConfigError as error:
                 found += [f"variant {name}: {problem}" for problem in error.problems]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))  # what is wrong with all seeds said once
 
 
-def _request(ablation: Ablation, name: str, seed: int) -> Request:
-    """The run of a variant with a seed; its classifier is that of the seed, once it is trained."""
-    run, start = ablation.run_of(name, seed), ablation.run_of(_START, seed)
+def _request(ablation: Ablation, name: str, seed: int, classifier: Path | None) -> Request:
+    """The run of a variant with a seed, and with the classifier of the seed once it is trained."""
     settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
-    request = Request(ablation.config_file, settings, run.root)
-    if not request.config().classifier.weights and (found := _classifier(start)):
-        settings.append(f"classifier.weights={json.dumps(str(found))}")
+    request = Request(ablation.config_file, settings, ablation.run_of(name, seed).root)
+    if classifier and not request.config().classifier.weights:
+        settings.append(f"classifier.weights={json.dumps(str(classifier))}")
     return request
 
 
@@ -204,7 +204,7 @@ def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
 
 
 def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:
-    run, request = ablation.run_of(name, seed), _request(ablation, name, seed)
+    run, request = ablation.run_of(name, seed), _request(ablation, name, seed, _classifier(start))
     _copy_first_labels(start, run)
     for other in (ablation.run_of(other, seed) for other in ablation.variants if other != name):
         if other.config.exists() and not _differs_before_refresh(other, request.config()):

@@ -156,9 +156,9 @@ def test_a_path_that_may_not_be_looked_at_is_a_line_not_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def main() -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/root/photos")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/secret/photos")
 
     with pytest.raises(SystemExit) as ended:
         run_command(main)
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: /root/photos: Permission denied.\n"
+    assert capsys.readouterr().err == "error: /secret/photos: Permission denied.\n"
