@@ -294,6 +294,11 @@ class Config:
         """The round of labels that the training of `round` learns from."""
         return round if self.labels.refresh else 0
 
+    @property
+    def last_round(self) -> int:
+        """The last round of which there will be labels or a network."""
+        return max(self.train.rounds - 1, self.labels_of(self.train.rounds))
+
 
 METHOD_AFFINITY: dict[Method, AffinityConfig] = {
     "auxsegnet": AffinityConfig(),

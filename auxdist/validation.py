@@ -84,7 +84,7 @@ def _optimiser_ranges(section: str, default: OptimiserConfig) -> dict[str, _Rang
 
 _RANGES: dict[str, _Range] = {
     "seed": _Range(0, 2**63 - 1, 0),
-    "data.shuffle_shards": _Range(1, 32, 16),
+    "data.shuffle_shards": _from(1, 16),
     "data.workers": _from(0, 2),
     "data.bad_sample_budget": _from(0, 10),
     "data.image_scale": _above(0, 1),

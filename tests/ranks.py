@@ -22,12 +22,10 @@ def run_ranks(
     function: Callable[..., Any],
     *arguments: Any,
     timeout_s: float = 300,
-    patience_s: float = 120,
 ) -> list[Any]:
     """Call `function(world, *arguments)` on `size` gloo ranks, one thread each; results by rank.
 
-    `function` must be importable (a module-level function of a test file). `patience_s` is the
-    compute.timeout_s of the ranks.
+    `function` must be importable (a module-level function of a test file).
     """
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -35,7 +33,7 @@ def run_ranks(
     processes = [
         context.Process(
             target=_rank,
-            args=(results, rank, size, port, patience_s, function, arguments),
+            args=(results, rank, size, port, function, arguments),
             daemon=True,
         )
         for rank in range(size)
@@ -61,7 +59,6 @@ def _rank(
     rank: int,
     size: int,
     port: int,
-    patience_s: float,
     function: Callable[..., Any],
     arguments: Any,
 ) -> None:
@@ -78,7 +75,7 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
-        world = world_module.join("cpu", timeout_s=patience_s)
+        world = world_module.join("cpu", timeout_s=120)
         results.put((rank, True, function(world, *arguments)))
         world_module.leave()
     except BaseException:

@@ -18,7 +18,7 @@ MAX_MODULE = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "yamlvalue"),
     ("config", "records", "runfolder"),
-    ("configfile", "pretrained", "validation", "world"),
+    ("configfile", "memory", "pretrained", "validation", "world"),
     (
         "ops",
         "data.index",

@@ -213,8 +213,7 @@ def test_evaluation_of_a_split_with_other_classes_is_refused_once(
     make_shards(tmp_path / "other", 2, 1, num_classes=5)
     words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
     assert main([*words, "--procs", procs]) == 2
-    said = "its classes are class0, class1, class2, class3, class4, but the network learned class0"
-    assert capfd.readouterr().err.count(said) == 1
+    assert capfd.readouterr().err.count("has 5 classes, but the network 3") == 1
 
 
 def test_evaluation_of_a_split_with_classes_in_another_order_is_refused(

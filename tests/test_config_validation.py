@@ -40,10 +40,6 @@ def test_the_defaults_with_a_training_folder_are_good() -> None:
             ["train.global_batch is 5, but 2 nodes x 2 processes need a multiple of 4; use 8."],
         ),
         (
-            ["data.shuffle_shards=33"],
-            ["data.shuffle_shards is 33, but must be from 1 to 32; use e.g. 16."],
-        ),
-        (
             ["data.crop.size=16"],
             ["data.crop.size is 16, but must be at least 32; use e.g. 321."],
         ),

@@ -31,6 +31,7 @@ FORMAT = 1
 BUILD_NAME = "build.json"
 QUARANTINE_NAME = "quarantine.json"
 _NOTES = ".build"
+_NO_FILE = "none"
 _SLOW_IMPORTS = ("webdataset.writer",)
 
 
@@ -74,6 +75,9 @@ class _Part:
     saliency: SaliencyMaker | None
     skip_bad: bool
     fingerprint: str
+    """Of the options and the keys."""
+    stamps: tuple[str, ...]
+    """Of the files of each sample, see `_stamp`."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +250,8 @@ def _cut(
 
     def part(number: int, members: list[Item]) -> _Part:
         # Boundaries may depend on file sizes: a part is the same only with the same samples.
-        stamps = "\n".join(_stamp(item, recipe.saliency) for item in members)
-        own = hashlib.sha256(f"{fingerprint}\n{stamps}".encode()).hexdigest()
+        keys = "\n".join(item.key for item in members)
+        own = hashlib.sha256(f"{fingerprint}\n{keys}".encode()).hexdigest()
         return _Part(
             tar=options.out / f"{recipe.split}-{number:06d}.tar",
             items=tuple(members),
@@ -256,6 +260,7 @@ def _cut(
             saliency=recipe.saliency,
             skip_bad=options.skip_bad,
             fingerprint=own,
+            stamps=tuple(_stamp(item, recipe.saliency) for item in members),
         )
 
     number, held, num_bytes = 0, [], 0.0
@@ -270,18 +275,23 @@ def _cut(
 
 
 def _stamp(item: Item, saliency: SaliencyMaker | None) -> str:
-    """A sample's key, with size and time of every file that it is made from.
-
-    A file that was mended or replaced has another stamp, so its shard is made again.
-    """
-    words = [item.key]
+    """Size and time of every file that a sample is made from."""
+    words = []
     for path in (*item.files, *(saliency.files(item.key) if saliency else ())):
         try:
             found = path.stat()
-            words.append(f"{found.st_size} {found.st_mtime_ns}")
+            words.append(f"{found.st_size}/{found.st_mtime_ns}")
         except (OSError, ValueError):  # ValueError: a name that no file can have
-            words.append("none")
+            words.append(_NO_FILE)
     return " ".join(words)
+
+
+def _is_changed(before: Sequence[str], after: Sequence[str]) -> bool:
+    """True where a file was mended or replaced; one that is gone leaves what was made of it."""
+    old, new = (" ".join(stamps).split(" ") for stamps in (before, after))
+    return len(old) != len(new) or any(
+        b not in (a, _NO_FILE) for a, b in zip(old, new, strict=True)
+    )
 
 
 def _note_path(part: _Part) -> Path:
@@ -295,6 +305,8 @@ def _find_finished(part: _Part) -> _Finished | None:
     """
     note = _read_object(_note_path(part))
     if note.get("fingerprint") != part.fingerprint or (note["refused"] and not part.skip_bad):
+        return None
+    if _is_changed(note.get("stamps", part.stamps), part.stamps):  # older notes have none
         return None
     refused = tuple(Refused(**one) for one in note["refused"])
     if note["shard"] is None:
@@ -318,6 +330,7 @@ def _make_part(part: _Part, tick: Tick) -> _Finished:
     shard = None if first is None else write_shard(part.tar, chain([first], samples))
     note = {
         "fingerprint": part.fingerprint,
+        "stamps": part.stamps,
         "shard": shard and asdict(shard),
         "refused": [asdict(one) for one in refused],
     }

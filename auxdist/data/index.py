@@ -105,7 +105,7 @@ def write_table(tar: Path, samples: list[Sample]) -> str:
     return hashlib.sha256(table_path(tar).read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def read_table(path: Path, sha256: str) -> tuple[Sample, ...]:
     """Read and check a table of samples.
 

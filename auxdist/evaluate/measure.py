@@ -13,8 +13,8 @@ from auxdist.errors import DataError, Stopped
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.predict import SINGLE_SCALE, Inference, predict
 from auxdist.labels.store import LabelMember, LabelSet
+from auxdist.memory import within_memory
 from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.memory import within_memory
 from auxdist.world import World
 
 TOO_LARGE = "set evaluate.window, e.g. --set evaluate.window=640"
@@ -37,8 +37,8 @@ def measure_predictions(
 
     def predicted(shard: int, sample: Sample) -> np.ndarray:
         image = read_image(index, shard, sample)
-        with within_memory(f"{sample.key} ({sample.width}x{sample.height} pixels)", TOO_LARGE):
-            return predict(net, image, world.device, inference)
+        name = f"{sample.key} ({sample.width}x{sample.height} pixels)"
+        return within_memory(lambda: predict(net, image, world.device, inference), name, TOO_LARGE)
 
     return _measure(index, world, predicted, stop)
 

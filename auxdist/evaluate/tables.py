@@ -36,17 +36,11 @@ def rounds_table(run: RunFolder, config: Config) -> str:
     The first row is what the CAMs alone would give. What was not measured is a dash.
     """
     rows = [_row(run, "CAM only", "cam-round-00", None)]
-    for round in range(last_shown(config) + 1):
+    for round in range(config.last_round + 1):
         labels, val = f"labels-round-{config.labels_of(round):02d}", f"val-round-{round:02d}"
         rows.append(_row(run, f"round {round}", labels, val))
     header = ["labels", "label mIoU %", "labelled %", "validation mIoU %"]
     return text_table(header, rows)
-
-
-def last_shown(config: Config) -> int:
-    """The last round of which there will be labels, or a network."""
-    rounds = config.train.rounds
-    return max(rounds - 1, config.labels_of(rounds))
 
 
 def read_measurement(run: RunFolder, name: str) -> Measurement | None:
@@ -62,8 +56,8 @@ def read_measurement(run: RunFolder, name: str) -> Measurement | None:
         return Measurement.from_json(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: is damaged ({error!r}); delete it, and the command that started the run "
-            "measures again."
+            f"{path}: is damaged ({error!r}); delete it, and {run.complete.name} if there is one: "
+            "the command that started the run then measures again."
         ) from error
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from auxdist.config import Config
+from auxdist.configfile import load_config
 from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.tables import NOTHING, read_measurement, text_table
 from auxdist.jobs.job import EXIT_ERROR
@@ -125,7 +126,7 @@ def run_ablation(ablation: Ablation) -> Outcome:
     _require_good(ablation)
     failed = []
     for seed in ablation.seeds:
-        start, outcome = _run_start(ablation, seed)
+        start, outcome = _run(ablation, _start_request(ablation, seed))
         if outcome.code:
             return outcome
         for name in ablation.variants:
@@ -165,6 +166,11 @@ def write_page(ablation: Ablation) -> Path:
 def _require_good(ablation: Ablation) -> None:
     """Refuse, before anything runs, variants that cannot run or do not share the first labels."""
     found = []
+    for seed in ablation.seeds:
+        try:
+            checked(_start_request(ablation, seed), ablation.procs)
+        except ConfigError as error:
+            found += error.problems
     classifiers = {seed: _classifier(ablation.run_of(_START, seed)) for seed in ablation.seeds}
     for name, own in ablation.variants.items():
         if name == _START or not re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*", name):
@@ -190,17 +196,21 @@ def _require_good(ablation: Ablation) -> None:
 def _request(ablation: Ablation, name: str, seed: int, classifier: Path | None) -> Request:
     """The run of a variant with a seed, and with the classifier of the seed once it is trained."""
     settings = [*ablation.settings, *ablation.variants[name], f"seed={seed}"]
-    request = Request(ablation.config_file, settings, ablation.run_of(name, seed).root)
-    if classifier and not request.config().classifier.weights:
-        settings.append(f"classifier.weights={json.dumps(str(classifier))}")
+    run = ablation.run_of(name, seed)
+    request = Request(ablation.config_file, settings, run.root)
+    if not request.config().classifier.weights:
+        known = str(classifier) if classifier else None
+        if not known and run.config.exists():  # the classifier will be trained there again
+            known = load_config(run.config).classifier.weights
+        if known:
+            settings.append(f"classifier.weights={json.dumps(known)}")
     return request
 
 
-def _run_start(ablation: Ablation, seed: int) -> tuple[RunFolder, Outcome]:
+def _start_request(ablation: Ablation, seed: int) -> Request:
     """The run that ends with the first labels of a seed."""
     settings = [*ablation.settings, f"seed={seed}", "train.rounds=0"]
-    root = ablation.run_of(_START, seed).root
-    return _run(ablation, Request(ablation.config_file, settings, root))
+    return Request(ablation.config_file, settings, ablation.run_of(_START, seed).root)
 
 
 def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:

@@ -87,15 +87,16 @@ class Job:
         use_cpus(config)
         device = wanted_device(config, is_allocated=allocation is not None)
         with joined(device, config.compute.timeout_s) as world:
-            require_own_gpu(world, may_be_bound=allocation is not None)
             fence = raise_fence(run, world)
+            require_own_gpu(world, may_be_bound=allocation is not None)
             try:
                 self.work(run, config, world, stop, fence)
             except Stopped as stopped:
                 if allocation:
                     _leave_allocation(allocation, run, fence, world, stopped)
                 raise
-            if world.is_main:
+            if fence:
+                fence.check()
                 _finish(run, config)
             world.barrier()
         if allocation:

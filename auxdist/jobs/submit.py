@@ -100,7 +100,8 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
     """
     run, config = checked(request, num_ranks)
     with only_launcher(run):
-        require_not_queued(run)
+        if shutil.which("scontrol"):
+            require_not_queued(run)
         if found := _differences(run, config):  # another launcher may have made it meanwhile
             raise ConfigError(found)
         # Before the configuration: a death in between must not leave a run that says it is complete
@@ -132,11 +133,13 @@ def has_more_to_do(run: RunFolder, config: Config) -> bool:
     """True where a run that is complete would not be with this configuration."""
     if not run.config.exists():
         return False
-    old = load_config(run.config)
-    measuring = (old.evaluate, old.data.measure_labels)
-    return wants_more_rounds(run, config) or measuring != (
-        config.evaluate,
-        config.data.measure_labels,
+    old, new = load_config(run.config), config
+    # Of the section evaluate, only these matter to what a run measures by itself.
+    seen = [(each.evaluate.precision, each.evaluate.window) for each in (old, new)]
+    return (
+        wants_more_rounds(run, config)
+        or (new.data.val is not None and seen[0] != seen[1])
+        or (new.data.measure_labels and not old.data.measure_labels)
     )
 
 
@@ -153,7 +156,8 @@ def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
     """
     command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
     with only_launcher(run):
-        require_not_queued(run)
+        if shutil.which("scontrol"):
+            require_not_queued(run)
         return run_processes(command, procs, rank_environment(config, procs))
 
 
@@ -197,10 +201,8 @@ def require_not_queued(run: RunFolder) -> None:
     """Return if SLURM does not know of an unfinished job of this run.
 
     Raises:
-        LaunchError: it does, or does not answer. Where there is no SLURM, nobody is asked.
+        LaunchError: it does, or cannot be asked.
     """
-    if not shutil.which("scontrol"):
-        return
     if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
         raise LaunchError(
             f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
@@ -290,8 +292,8 @@ def only_launcher(run: RunFolder) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LaunchError(
-                f"{run.root}: another launch/local.py runs this folder; wait for it, stop it, or "
-                "use --run with another folder."
+                f"{run.root}: another launcher is at work in this folder; wait for it, stop it, "
+                "or use --run with another folder."
             ) from error
         except OSError as error:
             raise LaunchError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from auxdist.config import Config
 from auxdist.configfile import load_config, located
-from auxdist.data.index import Index, load_index
+from auxdist.data.index import INDEX_NAME, Index, load_index
 from auxdist.data.photos import read_file
 from auxdist.data.reader import decode_image
 from auxdist.errors import CheckpointError, ConfigError, DataError
@@ -18,8 +19,8 @@ from auxdist.evaluate.measure import TOO_LARGE, measure_predictions
 from auxdist.evaluate.pictures import prediction_files, save_prediction
 from auxdist.evaluate.predict import Inference, predict
 from auxdist.jobs.job import use_cpus
+from auxdist.memory import within_memory
 from auxdist.model.auxsegnet import AuxSegNet
-from auxdist.model.memory import within_memory
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
 from auxdist.train.networks import final_checkpoint, trained_network
@@ -146,8 +147,9 @@ def predict_images(
         net = _network(run, config, round, world)
         for path in images:
             image = decode_image(read_file(path, "image"), path.stem)
-            with within_memory(f"{path} ({image.shape[1]}x{image.shape[0]} pixels)", TOO_LARGE):
-                labels = predict(net, image, world.device, use.inference(config))
+            name = f"{path} ({image.shape[1]}x{image.shape[0]} pixels)"
+            look = partial(predict, net, image, world.device, use.inference(config))
+            labels = within_memory(look, name, TOO_LARGE)
             yield save_prediction(out, path.stem, image, labels, palette)
 
 
@@ -187,12 +189,18 @@ def _network(run: RunFolder, config: Config, round: int, world: World) -> AuxSeg
 
 def _require_fit(index: Index, config: Config) -> None:
     """Return if a split can be measured on: the classes of training, and a ground truth."""
-    known = load_index(config.data.train).classes
-    if index.classes != known:
+    if len(index.classes) != config.model.num_classes:
         raise DataError(
-            f"{index.root}: its classes are {', '.join(index.classes)}, but the network learned "
-            f"{', '.join(known)}; build the split with the class list of training."
+            f"{index.root}: has {len(index.classes)} classes, but the network "
+            f"{config.model.num_classes}; build the split with the class list of training."
         )
+    if (Path(config.data.train) / INDEX_NAME).exists():  # a run may be used far from its images
+        known = load_index(config.data.train).classes
+        if index.classes != known:
+            raise DataError(
+                f"{index.root}: its classes are {', '.join(index.classes)}, but the network "
+                f"learned {', '.join(known)}; build the split with the class list of training."
+            )
     if not index.ground_truth:
         raise DataError(
             f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "

@@ -30,7 +30,7 @@ from auxdist.labels.manifest import (
     write_rejection,
 )
 from auxdist.labels.store import LabelMaps, LabelSet, ShardWriter, open_labels, publish_latest
-from auxdist.model.memory import within_memory
+from auxdist.memory import within_memory
 from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
@@ -180,8 +180,8 @@ def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample)
         raise Stopped
     source = read_sample(production.index, shard, sample)
     name = f"{sample.key} ({sample.width}x{sample.height} pixels)"
-    with within_memory(name, "labels look at whole images; use a smaller data.image_scale"):
-        maps = maker.make(source)
+    advice = "labels look at whole images; begin a new run with a smaller data.image_scale"
+    maps = within_memory(lambda: maker.make(source), name, advice)
     production.world.tick()
     return maps
 
@@ -208,7 +208,9 @@ def _finish(production: Production, writer: ShardWriter, gamma: Mapping[str, flo
     for left in writer.folder.glob(".*.tmp"):  # by writers that died
         left.unlink(missing_ok=True)
     deadline = time.monotonic() + SHARED_DISK_S
-    seals = (_await_seal(writer, s, deadline) for s in range(len(production.index.shards)))
+    seals = (
+        _await_seal(production, writer, s, deadline) for s in range(len(production.index.shards))
+    )
     num_classes = len(production.index.classes)
     manifest = collect(writer.round, writer.provenance, num_classes, seals, gamma)
     _require_fit(production, writer, manifest)
@@ -236,7 +238,8 @@ def _require_fit(production: Production, writer: ShardWriter, manifest: Manifest
     )
 
 
-def _await_seal(writer: ShardWriter, shard: int, deadline: float) -> Seal:
+def _await_seal(production: Production, writer: ShardWriter, shard: int, deadline: float) -> Seal:
+    production.world.tick()
     while (seal := writer.seal(shard)) is None:
         if time.monotonic() > deadline:
             raise DataError(

@@ -331,6 +331,6 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _by_key(table: Path, sha256: str) -> dict[str, Sample]:
     return {sample.key: sample for sample in read_table(table, sha256)}

@@ -18,7 +18,7 @@ from auxdist.config import Config
 from auxdist.configfile import dump_config, load_config
 from auxdist.errors import DataError
 from auxdist.evaluate.confusion import Measurement
-from auxdist.evaluate.tables import last_shown, read_measurement
+from auxdist.evaluate.tables import read_measurement
 from auxdist.observe.charts import Curve, curves_chart, miou_chart, shares_chart
 from auxdist.observe.events import read_events
 from auxdist.records import CLASSIFIER_ROUND
@@ -93,7 +93,7 @@ def _rows(run: RunFolder, config: Config) -> list[Row]:
     """What was measured, CAM-only labels first; empty before the first measurement."""
     cam = read_measurement(run, "cam-round-00")
     rows = [Row(_CAM_ONLY, _miou(cam), None, cam.coverage)] if cam else []
-    for round in range(last_shown(config) + 1):
+    for round in range(config.last_round + 1):
         labels = read_measurement(run, f"labels-round-{config.labels_of(round):02d}")
         val = read_measurement(run, f"val-round-{round:02d}")
         if labels or val:
@@ -199,8 +199,8 @@ def _manifests(run: RunFolder, config: Config) -> dict[int, dict[str, Any]]:
                 found[round] = json.loads(path.read_text())
             except ValueError as error:
                 raise DataError(
-                    f"{path}: is damaged ({error}); delete it, and the command that started the "
-                    "run finishes this round of labels again."
+                    f"{path}: is damaged ({error}); delete it, and {run.complete.name} if there is "
+                    "one: the command that started the run then finishes these labels again."
                 ) from error
     return found
 

@@ -6,10 +6,9 @@ classifier -> labels 0 -> for every round s: (train s -> validate s -> refresh t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from auxdist.config import Config, TrainConfig
@@ -21,7 +20,6 @@ from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.evaluate.panels import save_panels
 from auxdist.evaluate.predict import Inference
-from auxdist.evaluate.tables import read_measurement
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, Provenance
 from auxdist.labels.produce import Production, produce
@@ -115,8 +113,7 @@ class Rounds:
             net = self._evaluated(round).net
             return measure_predictions(net, val, self._around.world, self._stop, inference)
 
-        how = {"inference": asdict(inference)}
-        return [self._measurement(f"val-round-{round:02d}", val, measure, how)]
+        return [self._measurement(f"val-round-{round:02d}", val, measure, inference)]
 
     def _measure_labels(self, round: int) -> list[Task]:
         if not (self._index.ground_truth and self._config.data.measure_labels):
@@ -138,17 +135,22 @@ class Rounds:
         name: str,
         index: Index,
         measure: Callable[[], Measurement],
-        how: Mapping[str, Any] = MappingProxyType({}),
+        inference: Inference | None = None,
     ) -> Task:
-        """`how` it is measured stands in the file; measured in another way it is not done."""
+        """A network that was measured with another `inference` is not done."""
         path = self._around.run.evaluation(name)
-        facts = {"name": name, "classes": index.classes, **how}
+        facts: dict[str, Any] = {"name": name, "classes": index.classes}
+        if inference:
+            facts["inference"] = json.loads(json.dumps(asdict(inference)))  # tuples are lists there
 
         def is_done() -> bool:
-            if read_measurement(self._around.run, name) is None:
+            if not path.exists():
                 return False
-            found = json.loads(path.read_text())
-            return all(found.get(key) == json.loads(json.dumps(how[key])) for key in how)
+            try:
+                found = json.loads(path.read_text())
+            except ValueError:  # damaged
+                return False
+            return bool(found.get("inference") in (None, facts.get("inference")))
 
         def do() -> None:
             result = measure()

@@ -239,6 +239,15 @@ def test_a_replaced_image_mask_or_map_is_taken(tmp_path: Path, name: str) -> Non
     ]
 
 
+def test_what_was_made_of_a_file_that_is_gone_is_kept(tmp_path: Path) -> None:
+    """Originals may be deleted once the shards are there."""
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    before = content_of(_build(recipe, out).index.root)
+    (tmp_path / "photos" / "p1.jpg").unlink()
+    assert _build(recipe, out).num_written == 0
+    assert content_of(out) == before
+
+
 def test_a_mended_sample_that_moves_the_cuts_is_in_exactly_one_shard(tmp_path: Path) -> None:
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
     sizes = [0, *[1000] * 5]  # the first image is not there yet

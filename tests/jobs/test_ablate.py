@@ -225,7 +225,6 @@ def _pretend(run: RunFolder, quarters: Sequence[int]) -> None:
 def test_a_first_round_of_other_settings_is_not_shared(
     done: Ablation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other run's own configuration counts, not what this command would give it."""
     monkeypatch.setattr(ablate, "start_locally", lambda *_: Outcome(0))
     other = run_of(done, "no-saliency")
     assert final_checkpoint(other, 0)

@@ -192,7 +192,7 @@ def test_a_run_that_is_going_on_is_left_alone(
     run.launch.mkdir()
     with (run.launch / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(LaunchError, match=r"another launch/local\.py runs this folder"):
+        with pytest.raises(LaunchError, match=r"another launcher is at work in this folder"):
             roll_back(run, 0)
     write_text(run.launch / "jobs.jsonl", '{"job_id": "7"}\n')
     monkeypatch.setattr(submit, "job_state", lambda job: "PENDING")

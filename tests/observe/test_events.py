@@ -58,29 +58,26 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             "\ntrain round-01",
         ),
         (
-            {
-                "kind": "refresh",
-                "round": 0,
-                "seconds": 2.0,
-                "images": 40,
-                "made": 40,
-                "coverage": 0.75,
-            }
-            | {"changed": None},
+            {"kind": "refresh", "round": 0, "seconds": 2.0, "images": 40}  # by an older version
+            | {"coverage": 0.75, "changed": None},
             "labels of round 0  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled",
         ),
         (
-            {
-                "kind": "refresh",
-                "round": 1,
-                "seconds": 2.0,
-                "images": 40,
-                "made": 40,
-                "coverage": 0.75,
-            }
-            | {"changed": 0.125},
+            {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40, "made": 40}
+            | {"coverage": 0.75, "changed": 0.125},
             "labels of round 1  40 images in 2.0 s (20.0 images/s), 75.0 % of the pixels labelled, "
             "12.5 % changed",
+        ),
+        (
+            {"kind": "refresh", "round": 1, "seconds": 2.0, "images": 40, "made": 10}
+            | {"coverage": 0.75, "changed": None},
+            "labels of round 1  40 images, 10 of them now in 2.0 s (5.0 images/s), "
+            "75.0 % of the pixels labelled",
+        ),
+        (
+            {"kind": "refresh", "round": 1, "seconds": 0.1, "images": 40, "made": 0}
+            | {"coverage": 0.75, "changed": None},
+            "labels of round 1  40 images, 0 of them now, 75.0 % of the pixels labelled",
         ),
         (
             {"kind": "rollback", "round": 1, "folder": "run/set-aside/2020"},
