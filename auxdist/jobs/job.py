@@ -12,6 +12,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,18 +91,40 @@ class Job:
         with joined(device, config.compute.timeout_s) as world:
             fence = raise_fence(run, world)
             require_own_gpu(world, may_be_bound=allocation is not None)
+            incarnation = world.from_main(fence.incarnation if fence else 0)
             try:
-                self.work(run, config, world, stop, fence)
+                with _errors_of_the_newest_start(run, incarnation):
+                    self.work(run, config, world, stop, fence)
+                if fence:
+                    fence.check()
+                    _finish(run, config)
             except Stopped as stopped:
                 if allocation:
                     _leave_allocation(allocation, run, fence, world, stopped)
                 raise
-            if fence:
-                fence.check()
-                _finish(run, config)
             world.barrier()
         if allocation:
             atexit.register(leave_process, 0)  # submitit, which called us, has a result to write
+
+
+@contextmanager
+def _errors_of_the_newest_start(run: RunFolder, incarnation: int) -> Iterator[None]:
+    """What a superseded start runs into is not the run's failure.
+
+    Raises:
+        Stopped: in place of the error, where the run was started again meanwhile.
+    """
+    try:
+        yield
+    except (Stopped, PeerFailed):
+        raise
+    except AuxdistError as error:
+        if current_incarnation(run) > incarnation:
+            raise Stopped(
+                f"{run.root}: start {incarnation} of the run met an error, but a newer one has "
+                f"begun meanwhile: {error}"
+            ) from error
+        raise
 
 
 def wanted_device(config: Config, is_allocated: bool) -> str:

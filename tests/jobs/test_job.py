@@ -22,6 +22,7 @@ from auxdist.errors import DataError, DiskFull, LaunchError
 from auxdist.jobs import job
 from auxdist.jobs.job import (
     EXIT_ERROR,
+    EXIT_STOPPED,
     Job,
     num_threads,
     record_failure,
@@ -192,6 +193,21 @@ def test_a_launcher_needs_no_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert result.stdout == "False\n"
+
+
+def test_the_error_of_a_superseded_start_is_not_the_runs(tmp_path: Path) -> None:
+    """Else it would end a newer start, which may be doing well."""
+    run = make_run(tmp_path, superseded=[0, 1], fail=[0, 1])
+    assert count(run, procs=1).code == EXIT_STOPPED
+    assert not run.failure.exists()
+    assert not run.complete.exists()
+
+
+def test_a_superseded_start_does_not_call_the_run_complete(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=1, superseded=[0, 1])
+    assert count(run, procs=1).code == EXIT_STOPPED
+    assert json.loads((run.root / "state.json").read_text()) == {"step": 1}
+    assert not run.complete.exists()
 
 
 @pytest.mark.parametrize(
