@@ -23,7 +23,7 @@ from auxdist.data.index import load_index
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.tables import read_measurement, text_table
 from auxdist.jobs.ablate import VARIANTS
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, read_failure
 
 CONFIG = "configs/voc-mini.yaml"
 LOOPS = {
@@ -224,10 +224,15 @@ def first_and_last(out: Path, seeds: Sequence[int]) -> str:
 def switches(out: Path, seeds: Sequence[int]) -> str:
     """The section on the switches, once all have been measured."""
     rows, listed = [], []
+    starts = [run_of(out, "start", seed, "switches") for seed in seeds]
     for name in SWITCHES:
         runs = [run_of(out, name, seed, "switches") for seed in seeds]
-        if not all(run.complete.exists() for run in runs):
+        if not all(run.complete.exists() or run.failure.exists() for run in runs):
             return "The switches one by one have not been measured."
+        for seed, run in zip(seeds, runs, strict=True):
+            if failure := read_failure(run):
+                listed.append(f"- `{name}`, seed {seed}, ended with {failure['error']}: its labels")
+                listed[-1] += " were not adopted."
         labels, network = "labels-round-01", "val-round-00"
         rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
         settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file"
@@ -236,7 +241,8 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
     return f"""## Switches
 
 One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
-first labels and classifier. Labels are those that the refresh makes after the round. Mean and
+first labels ({over_seeds(starts, "labels-round-00")}) and classifier. Labels are those that the \
+refresh makes after the round. Mean and
 standard deviation over the same seeds.
 
 ```
