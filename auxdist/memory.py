@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,8 +12,8 @@ from auxdist.errors import DataError
 Found = TypeVar("Found")
 
 
-def within_memory(look: Callable[[], Found], image: str, advice: str) -> Found:
-    """What `look` finds in one image.
+def within_memory(look: Callable[[], Found], name: str, size: Sequence[int], advice: str) -> Found:
+    """What `look` finds in the image of this name and size (H, W, ...).
 
     Raises:
         DataError: the memory of the GPU, or NumPy's, does not hold it, even when asked again after
@@ -26,4 +26,5 @@ def within_memory(look: Callable[[], Found], image: str, advice: str) -> Found:
     try:
         return look()
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise DataError(f"{image}: does not fit into memory; {advice}.") from error
+        pixels = f"{size[1]}x{size[0]} pixels"
+        raise DataError(f"{name} ({pixels}): does not fit into memory; {advice}.") from error

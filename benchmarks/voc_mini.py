@@ -231,8 +231,10 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
             return "The switches one by one have not been measured."
         for seed, run in zip(seeds, runs, strict=True):
             if failure := read_failure(run):
-                listed.append(f"- `{name}`, seed {seed}, ended with {failure['error']}: its labels")
-                listed[-1] += " were not adopted."
+                listed.append(
+                    f"- `{name}`, seed {seed}, ended with {failure['error']}: its labels were not "
+                    "adopted."
+                )
         labels, network = "labels-round-01", "val-round-00"
         rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
         settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -207,13 +208,25 @@ def test_evaluation_with_settings_that_cannot_be(
 
 
 @pytest.mark.parametrize("procs", ["1", "2"])
-def test_evaluation_of_a_split_with_other_classes_is_refused_once(
-    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str], procs: str
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"num_classes": 5}, "has 5 classes, but the network 3"),
+        ({"ground_truth": False}, "has no ground truth (gt.png) to measure against"),
+    ],
+)
+def test_evaluation_of_a_split_that_does_not_fit_is_refused_once(
+    trained: RunFolder,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    split: dict[str, Any],
+    said: str,
+    procs: str,
 ) -> None:
-    make_shards(tmp_path / "other", 2, 1, num_classes=5)
+    make_shards(tmp_path / "other", 2, 1, **split)
     words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
     assert main([*words, "--procs", procs]) == 2
-    assert capfd.readouterr().err.count("has 5 classes, but the network 3") == 1
+    assert capfd.readouterr().err.count(said) == 1
 
 
 def test_evaluation_of_a_split_with_classes_in_another_order_is_refused(
@@ -225,16 +238,6 @@ def test_evaluation_of_a_split_with_classes_in_another_order_is_refused(
     assert main(["evaluate", str(trained.root), "--split-folder", str(index.root)]) == 2
     said = "its classes are class1, class0, class2, but the network learned class0, class1, class2"
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("procs", ["1", "2"])
-def test_evaluation_of_a_split_without_ground_truth_is_refused_once(
-    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str], procs: str
-) -> None:
-    make_shards(tmp_path / "other", 2, 1, ground_truth=False)
-    words = ["evaluate", str(trained.root), "--split-folder", str(tmp_path / "other")]
-    assert main([*words, "--procs", procs]) == 2
-    assert capfd.readouterr().err.count("has no ground truth (gt.png) to measure against") == 1
 
 
 def test_a_place_that_cannot_be_written_is_a_line_not_a_traceback(

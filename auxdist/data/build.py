@@ -77,7 +77,7 @@ class _Part:
     fingerprint: str
     """Of the options and the keys."""
     stamps: tuple[str, ...]
-    """Of the files of each sample, see `_stamp`."""
+    """Of each file that the samples are made from, see `_stamp`."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _cut(
             saliency=recipe.saliency,
             skip_bad=options.skip_bad,
             fingerprint=own,
-            stamps=tuple(_stamp(item, recipe.saliency) for item in members),
+            stamps=tuple(_stamp(path) for item in members for path in _files(item, recipe)),
         )
 
     number, held, num_bytes = 0, [], 0.0
@@ -274,23 +274,24 @@ def _cut(
         yield part(number, held)
 
 
-def _stamp(item: Item, saliency: SaliencyMaker | None) -> str:
-    """Size and time of every file that a sample is made from."""
-    words = []
-    for path in (*item.files, *(saliency.files(item.key) if saliency else ())):
-        try:
-            found = path.stat()
-            words.append(f"{found.st_size}/{found.st_mtime_ns}")
-        except (OSError, ValueError):  # ValueError: a name that no file can have
-            words.append(_NO_FILE)
-    return " ".join(words)
+def _files(item: Item, recipe: Recipe) -> tuple[Path, ...]:
+    """Every file that a sample is made from."""
+    return (*item.files, *(recipe.saliency.files(item.key) if recipe.saliency else ()))
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return _NO_FILE
+    return f"{found.st_size}/{found.st_mtime_ns}"
 
 
 def _is_changed(before: Sequence[str], after: Sequence[str]) -> bool:
     """True where a file was mended or replaced; one that is gone leaves what was made of it."""
-    old, new = (" ".join(stamps).split(" ") for stamps in (before, after))
-    return len(old) != len(new) or any(
-        b not in (a, _NO_FILE) for a, b in zip(old, new, strict=True)
+    return len(before) != len(after) or any(
+        new not in (old, _NO_FILE) for old, new in zip(before, after, strict=True)
     )
 
 

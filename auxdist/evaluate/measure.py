@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ def measure_predictions(
 
     def predicted(shard: int, sample: Sample) -> np.ndarray:
         image = read_image(index, shard, sample)
-        name = f"{sample.key} ({sample.width}x{sample.height} pixels)"
-        return within_memory(lambda: predict(net, image, world.device, inference), name, TOO_LARGE)
+        look = partial(predict, net, image, world.device, inference)
+        return within_memory(look, sample.key, image.shape, TOO_LARGE)
 
     return _measure(index, world, predicted, stop)
 
@@ -64,17 +65,26 @@ def measure_labels(
     return _measure(labels.index, world, predicted, stop)
 
 
+def require_ground_truth(index: Index) -> None:
+    """Return if there is something to measure against.
+
+    Raises:
+        DataError: there is not.
+    """
+    if not index.ground_truth:
+        raise DataError(
+            f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "
+            "masks, or measure another split."
+        )
+
+
 def _measure(
     index: Index,
     world: World,
     predicted: Callable[[int, Sample], np.ndarray],
     stop: Callable[[], bool],
 ) -> Measurement:
-    if not index.ground_truth:
-        raise DataError(
-            f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "
-            "masks, or measure another split."
-        )
+    require_ground_truth(index)
     num_classes = len(index.classes)
     mine, is_stopped = Measurement.none(num_classes), False
     with world.failing_together():

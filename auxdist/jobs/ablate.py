@@ -67,7 +67,7 @@ _AFTER_FIRST_LABELS = (
     "model.affinity.",
     "model.branches.",
     "train.",
-    "labels.refresh",
+    *_AFTER_FIRST_ROUND,
     "data.crop.pad_label=",
 )
 """Settings on which neither the classifier nor the first labels depend."""
@@ -216,16 +216,16 @@ def _start_request(ablation: Ablation, seed: int) -> Request:
 def _run_variant(ablation: Ablation, name: str, seed: int, start: RunFolder) -> Outcome:
     run, request = ablation.run_of(name, seed), _request(ablation, name, seed, _classifier(start))
     _copy_first_labels(start, run)
+    config = request.config()
     for other in (ablation.run_of(other, seed) for other in ablation.variants if other != name):
-        if other.config.exists() and not _differs_before_refresh(other, request.config()):
+        if other.config.exists() and _has_first_network_of(config, other):
             _copy_first_network(other, run)
     return _run(ablation, request)[1]
 
 
-def _differs_before_refresh(run: RunFolder, config: Config) -> bool:
-    """True where the first network of a run is not that of a configuration."""
-    changed = changed_keys(run, config)
-    return not all(key.startswith(_AFTER_FIRST_ROUND) for key in changed)
+def _has_first_network_of(config: Config, run: RunFolder) -> bool:
+    """True where a run trains the first round as a configuration does."""
+    return all(key.startswith(_AFTER_FIRST_ROUND) for key in changed_keys(run, config))
 
 
 def _run(ablation: Ablation, request: Request) -> tuple[RunFolder, Outcome]:
@@ -289,7 +289,7 @@ def _row(name: str, runs: Sequence[RunFolder]) -> list[str]:
     found = [_figures(run) for run in runs]
     columns = ("first labels", "last labels", "first network", "last network")
     complete = sum(run.complete.exists() for run in runs)
-    failed = sorted({error for run in runs if (error := _failure(run))})
+    failed = sorted({failure["error"] for run in runs if (failure := read_failure(run))})
     note = f"{complete} of {len(runs)}" + "".join(f", {error}" for error in failed)
     return [name, *(_mean(each.get(column) for each in found) for column in columns), note]
 
@@ -313,12 +313,6 @@ def _mean(values: Iterator[float | None]) -> str:
         return NOTHING
     spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
     return f"{statistics.mean(known):.2f}{spread}"
-
-
-def _failure(run: RunFolder) -> str | None:
-    """The error by which a run ended for good."""
-    failure = read_failure(run)
-    return failure["error"] if failure else None
 
 
 def _listed(settings: Sequence[str]) -> str:

@@ -100,8 +100,7 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
     """
     run, config = checked(request, num_ranks)
     with only_launcher(run):
-        if shutil.which("scontrol"):
-            require_not_queued(run)
+        _require_not_queued_here(run)
         if found := _differences(run, config):  # another launcher may have made it meanwhile
             raise ConfigError(found)
         # Before the configuration: a death in between must not leave a run that says it is complete
@@ -156,8 +155,7 @@ def start_locally(run: RunFolder, config: Config, procs: int) -> Outcome:
     """
     command = [sys.executable, "-m", "auxdist.jobs.job", str(run.root)]
     with only_launcher(run):
-        if shutil.which("scontrol"):
-            require_not_queued(run)
+        _require_not_queued_here(run)
         return run_processes(command, procs, rank_environment(config, procs))
 
 
@@ -195,6 +193,12 @@ def require_submittable(run: RunFolder) -> None:
     if found := sbatch_problems():
         raise LaunchError(found[0])
     require_not_queued(run)
+
+
+def _require_not_queued_here(run: RunFolder) -> None:
+    """As `require_not_queued`, for a start on this machine, which need not have SLURM."""
+    if shutil.which("scontrol"):
+        require_not_queued(run)
 
 
 def require_not_queued(run: RunFolder) -> None:

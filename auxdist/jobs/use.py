@@ -15,7 +15,7 @@ from auxdist.data.photos import read_file
 from auxdist.data.reader import decode_image
 from auxdist.errors import CheckpointError, ConfigError, DataError
 from auxdist.evaluate.confusion import Measurement
-from auxdist.evaluate.measure import TOO_LARGE, measure_predictions
+from auxdist.evaluate.measure import TOO_LARGE, measure_predictions, require_ground_truth
 from auxdist.evaluate.pictures import prediction_files, save_prediction
 from auxdist.evaluate.predict import Inference, predict
 from auxdist.jobs.job import use_cpus
@@ -147,9 +147,8 @@ def predict_images(
         net = _network(run, config, round, world)
         for path in images:
             image = decode_image(read_file(path, "image"), path.stem)
-            name = f"{path} ({image.shape[1]}x{image.shape[0]} pixels)"
             look = partial(predict, net, image, world.device, use.inference(config))
-            labels = within_memory(look, name, TOO_LARGE)
+            labels = within_memory(look, str(path), image.shape, TOO_LARGE)
             yield save_prediction(out, path.stem, image, labels, palette)
 
 
@@ -201,11 +200,7 @@ def _require_fit(index: Index, config: Config) -> None:
                 f"{index.root}: its classes are {', '.join(index.classes)}, but the network "
                 f"learned {', '.join(known)}; build the split with the class list of training."
             )
-    if not index.ground_truth:
-        raise DataError(
-            f"{index.root}: has no ground truth (gt.png) to measure against; build the shards with "
-            "masks, or measure another split."
-        )
+    require_ground_truth(index)
 
 
 def _require_harmless(images: Sequence[Path], out: Path) -> None:

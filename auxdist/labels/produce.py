@@ -179,9 +179,8 @@ def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample)
     if production.stop():
         raise Stopped
     source = read_sample(production.index, shard, sample)
-    name = f"{sample.key} ({sample.width}x{sample.height} pixels)"
     advice = "labels look at whole images; begin a new run with a smaller data.image_scale"
-    maps = within_memory(lambda: maker.make(source), name, advice)
+    maps = within_memory(partial(maker.make, source), sample.key, source.image.shape, advice)
     production.world.tick()
     return maps
 

@@ -33,6 +33,15 @@ class Surroundings:
     fence: Fence | None
     """Held by the main rank, the only one that writes checkpoints."""
 
+    def require_newest(self) -> None:
+        """Return if no later start of the run has begun; only the main rank looks.
+
+        Raises:
+            Stopped: one has.
+        """
+        if self.fence:
+            self.fence.check()
+
 
 @dataclass(frozen=True)
 class Consensus:

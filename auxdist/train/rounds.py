@@ -61,8 +61,7 @@ def run_all(
         # The main rank decides: another node may not see a new file yet.
         if world.from_main(int(world.is_main and task.is_done())):
             continue
-        if fence:
-            fence.check()
+        around.require_newest()
         around.events.write("task", name=task.name, what="started")
         task.do()
         world.barrier()
@@ -155,7 +154,7 @@ class Rounds:
         def do() -> None:
             result = measure()
             if self._around.world.is_main:
-                self._require_newest()
+                self._around.require_newest()
                 self._around.events.write("measure", name=name, miou=result.miou)
                 write_json(path, {**facts, **result.as_json()})
 
@@ -175,10 +174,6 @@ class Rounds:
 
     def _stop(self) -> bool:
         return self._around.stop.is_set
-
-    def _require_newest(self) -> None:
-        if self._around.fence:
-            self._around.fence.check()
 
     def _labels(self, round: int) -> LabelSet:
         return open_labels(self._around.run.labels(round), self._index, self._around.world)
@@ -202,7 +197,7 @@ class Rounds:
             self._stop,
             config.labels.bad_sample_budget,
             config.labels.gate,
-            self._require_newest,
+            self._around.require_newest,
         )
         provenance = Provenance.of(config, trained.sha256)
         produce(

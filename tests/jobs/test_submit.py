@@ -152,13 +152,14 @@ def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) ->
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
+def fake_queue(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """A SLURM that takes job 41, and then says this of its state."""
+    sbatch, scontrol = 'echo "Submitted batch job 41"', f"echo JobId=41 JobState={state} Reason=x"
+    fake_slurm(folder, monkeypatch, sbatch=sbatch, scontrol=scontrol)
+
+
 def test_a_run_is_submitted_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_slurm(
-        folder,
-        monkeypatch,
-        sbatch='echo "Submitted batch job 41"',
-        scontrol="echo JobId=41 JobState=PENDING Reason=Priority",
-    )
+    fake_queue(folder, monkeypatch, "PENDING")
     run, config = create_run(request())
     assert submit(run, config) == "41"
     assert last_job(run) == "41"
@@ -178,12 +179,7 @@ def test_a_run_in_the_queue_is_not_changed_by_another_launcher(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the job would go on by a configuration that nobody was told to be in force."""
-    fake_slurm(
-        folder,
-        monkeypatch,
-        sbatch='echo "Submitted batch job 41"',
-        scontrol="echo JobId=41 JobState=RUNNING Reason=None",
-    )
+    fake_queue(folder, monkeypatch, "RUNNING")
     run, config = create_run(request())
     submit(run, config)
     write_json(run.failure, {})
