@@ -42,11 +42,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def check(wanted: argparse.Namespace) -> int:
     """Find every problem of a configuration that shows without a GPU."""
+    from auxdist.jobs.checks import random_start
     from auxdist.jobs.submit import Request, checked
 
     run, config = checked(Request(wanted.config, wanted.set, wanted.run), wanted.procs)
     ranks = wanted.procs or config.launch.num_ranks
     print(f"{wanted.config}: good for {ranks} processes; the run folder is {run.root}")
+    if warning := random_start(config):
+        print(warning)
     return 0
 
 

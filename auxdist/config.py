@@ -179,7 +179,7 @@ class LabelsConfig:
     """A pixel belongs to an object where the strongest labelled CAM exceeds this."""
     saliency_threshold: float = 0.06
     """A pixel is salient where the saliency in [0, 1] exceeds this."""
-    saliency_crf: bool = False
+    saliency_crf: bool = True
     """Refine the fused saliency by a dense CRF before the fusion, as published."""
     refresh: bool = True
     """Make new labels after each round; without it all rounds learn from the first ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import cv2
 import torch
 
 from auxdist.errors import DataError
@@ -16,15 +17,28 @@ def within_memory(look: Callable[[], Found], name: str, size: Sequence[int], adv
     """What `look` finds in the image of this name and size (H, W, ...).
 
     Raises:
-        DataError: the memory of the GPU, or NumPy's, does not hold it, even when asked again after
-            all that is kept for later was given back.
+        DataError: memory does not hold it, even when asked again after all that is kept for later
+            was given back.
     """
     try:
         return look()
-    except (MemoryError, torch.OutOfMemoryError):
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         torch.cuda.empty_cache()
     try:
         return look()
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         pixels = f"{size[1]}x{size[0]} pixels"
         raise DataError(f"{name} ({pixels}): does not fit into memory; {advice}.") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was refused: that of a GPU, or by NumPy, OpenCV, or torch on a CPU."""
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return True  # torch has no type of its own for it
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)

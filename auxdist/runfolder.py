@@ -1,7 +1,8 @@
-"""RunFolder: the only place that knows file names inside a run, and how files get there whole."""
+"""RunFolder: the only place that lays out a run, and how files get there whole."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -53,6 +54,20 @@ class RunFolder:
     def launch(self) -> Path:
         """What was submitted: sbatch text, job ids, SLURM logs."""
         return self.root / "launch"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the launcher at work."""
+        return self.launch / "lock"
+
+    @property
+    def jobs(self) -> Path:
+        """The SLURM jobs that were submitted, a record a line."""
+        return self.launch / "jobs.jsonl"
+
+    def job_log(self, job_id: str) -> Path:
+        """What the main rank of a SLURM job wrote to stderr."""
+        return self.launch / f"{job_id}_0_log.err"
 
     @property
     def latest_labels(self) -> Path:
@@ -133,7 +148,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text`, atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """The hash by which a file is named elsewhere, and known to be whole."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

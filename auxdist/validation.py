@@ -244,6 +244,11 @@ def _launch(launch: LaunchConfig) -> Iterator[str]:
             f"launch.signal_delay_s is {launch.signal_delay_s}, but the job has only "
             f"{launch.time_min} min; use less than {launch.time_min * 60}, or more time_min."
         )
+    if launch.gpus_per_node and launch.procs_per_node not in (1, launch.gpus_per_node):
+        yield (
+            f"launch.procs_per_node is {launch.procs_per_node}, but launch.gpus_per_node is "
+            f"{launch.gpus_per_node} and decides: each GPU has one process; use 1."
+        )
     for key in ("partition", "account"):
         value = getattr(launch, key)
         if value is not None and not re.fullmatch(r"[\w.,@+-]+", value):

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from auxdist.errors import AuxdistError
 from auxdist.evaluate.tables import rounds_table
+from auxdist.jobs.checks import random_start
 from auxdist.jobs.submit import (
     Request,
     checked,
@@ -79,6 +80,8 @@ def _submit(request: Request) -> int:
         return 0
     require_submittable(run)  # before anything is written
     create_run(request)
+    if warning := random_start(config):
+        print(warning)
     job_id = submit(run, config)
     print(f"job      {job_id}, {config.launch.nodes} nodes, {config.launch.num_ranks} processes")
     print(f"run      {run.root}")

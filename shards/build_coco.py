@@ -1,6 +1,6 @@
 """Build image shards from COCO images and their instances file.
 
-    python shards/build_coco.py val2014/ shards/coco/val \\
+    python shards/build_coco.py val2014/ data/coco/val \\
         --instances annotations/instances_val2014.json --no-saliency
 """
 
@@ -13,7 +13,7 @@ from auxdist.data.command import build_parser, run_build, run_command, saliency_
 def main() -> None:
     """Parse the command line and build."""
     parser = build_parser(
-        "Build image shards from COCO images and their instances file.",
+        __doc__,
         "images",
         "folder of the images",
     )

@@ -1,6 +1,6 @@
 """Build image shards from your own images and a CSV file of labels.
 
-    python shards/build_folder.py photos/ shards/mine/train --labels labels.csv
+    python shards/build_folder.py photos/ data/own/train --labels labels.csv
 
 A line of the CSV file is `file,label1;label2`; an image without any class has nothing after the
 comma. JPEGs are kept byte for byte; PNGs are encoded once as JPEG of quality 95.
@@ -16,7 +16,7 @@ from auxdist.data.photos import PNG_TO_JPEG_QUALITY
 def main() -> None:
     """Parse the command line and build."""
     parser = build_parser(
-        "Build image shards from your own images and a CSV file of labels.",
+        __doc__,
         "images",
         "folder of the images",
     )

@@ -1,6 +1,6 @@
 """Build image shards from VOCdevkit/VOC2012, or from any folder in that layout.
 
-    python shards/build_voc.py VOCdevkit/VOC2012 shards/voc/train --list train_aug.txt \\
+    python shards/build_voc.py VOCdevkit/VOC2012 data/voc/train --list train_aug.txt \\
         --masks SegmentationClassAug --labels xml --saliency saliency/
 """
 
@@ -13,7 +13,7 @@ from auxdist.data.voc import VocSource, voc_recipe
 def main() -> None:
     """Parse the command line and build."""
     parser = build_parser(
-        "Build image shards from VOCdevkit/VOC2012, or from any folder in that layout.",
+        __doc__,
         "root",
         "folder with JPEGImages/",
     )

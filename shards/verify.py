@@ -1,6 +1,6 @@
 """Check folders of image shards: index, tables, hashes, members, and that every sample decodes.
 
-python shards/verify.py shards/voc/train shards/voc/val
+python shards/verify.py data/voc/train data/voc/val
 """
 
 import argparse

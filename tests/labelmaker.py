@@ -21,7 +21,7 @@ from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
 
-LABELS = LabelsConfig(cam_scales=(1.0, 0.5))
+LABELS = LabelsConfig(cam_scales=(1.0, 0.5), saliency_crf=False)
 PROVENANCE = Provenance.of(Config(), "0" * 64)
 
 

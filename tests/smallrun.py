@@ -46,7 +46,11 @@ def small_config(root: Path, *, rounds: int = 1, epochs: int = 2, momentum: floa
             },
             "classifier": {"epochs": 1, "global_batch": 4, "optimiser": optimiser},
             # a dozen steps teach nothing: whatever labels come are to be taken
-            "labels": {"cam_scales": [1.0, 0.5], "gate": {"enabled": False}},
+            "labels": {
+                "cam_scales": [1.0, 0.5],
+                "saliency_crf": False,
+                "gate": {"enabled": False},
+            },
             "train": {
                 "rounds": rounds,
                 "epochs": epochs,

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from shardmaker import make_shards
 
 from auxdist.cli import main
@@ -145,11 +146,33 @@ def test_status_of_a_run(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> 
     assert "state  complete" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("PENDING", "queued: job 41 is PENDING"),
+        ("COMPLETING", "running: job 41 is COMPLETING"),
+        ("STAGE_OUT", "queued: job 41 is STAGE_OUT"),
+        ("TIMEOUT", "not running: job 41 is TIMEOUT, see RUN/launch/41_0_log.err; the command"),
+    ],
+)
+def test_status_of_a_job(
+    run: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    said: str,
+) -> None:
+    write_text(run.jobs, '{"job_id": "41", "time": 0}\n')
+    monkeypatch.setattr("auxdist.jobs.status.job_state", lambda job: state)
+    assert main(["status", str(run.root)]) == 0
+    assert said.replace("RUN", str(run.root)) in capsys.readouterr().out
+
+
 def test_status_sees_a_launcher_at_work(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     import fcntl
 
     run.launch.mkdir()
-    with (run.launch / "lock").open("w") as file:
+    with run.lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         main(["status", str(run.root)])
     assert "running: on this machine" in capsys.readouterr().out
@@ -305,6 +328,18 @@ def test_prediction_writes_labels_and_overlay(
         assert picture is not None
         assert picture.shape == (50, 70, 3)
     assert "bird.png" in capsys.readouterr().out
+
+
+def test_prediction_needs_no_shards(trained: RunFolder, tmp_path: Path) -> None:
+    """A run folder may be taken to where its images never were."""
+    (tmp_path / "shards").rename(tmp_path / "elsewhere")
+    cv2.imwrite(str(tmp_path / "x.jpg"), np.zeros((40, 40, 3), np.uint8))
+    words = ["--run", str(trained.root), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(tmp_path / "x.jpg"), *words]) == 0
+    with Image.open(tmp_path / "out" / "x.png") as labels:
+        palette = labels.getpalette()
+    assert palette is not None
+    assert palette[3:6] == [128, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,13 @@ def test_the_defaults_with_a_training_folder_are_good() -> None:
             ["train.global_batch is 5, but 2 nodes x 2 processes need a multiple of 4; use 8."],
         ),
         (
+            ["train.global_batch=16", "launch.gpus_per_node=8", "launch.procs_per_node=4"],
+            [
+                "launch.procs_per_node is 4, but launch.gpus_per_node is 8 and decides: each GPU "
+                "has one process; use 1."
+            ],
+        ),
+        (
             ["data.crop.size=16"],
             ["data.crop.size is 16, but must be at least 32; use e.g. 321."],
         ),

@@ -1,22 +1,19 @@
 """From a list of images to a folder of image shards: in parallel, resumable, whole or not at all.
 
-A folder under construction has `build.json` (the options it is made with) and, in `.build/`, a note
-for every finished shard; the same command goes on from there. `index.json` is written last.
+In `.build/` of the folder is a note for every finished shard; the same command goes on from there.
+`index.json` is written last.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from auxdist.data.buildfolder import NOTES, claim, first_cut, only_build, read_object
 from auxdist.data.index import INDEX_NAME, Index, Shard, load_index, table_path, write_index
 from auxdist.data.pool import Tick, run_tasks
 from auxdist.data.recipe import Item, Recipe, SaliencyMaker, encode_sample
@@ -28,9 +25,7 @@ from auxdist.runfolder import write_json
 FORMAT = 1
 """Raised whenever equal options would give other shards than before."""
 
-BUILD_NAME = "build.json"
 QUARANTINE_NAME = "quarantine.json"
-_NOTES = ".build"
 _NO_FILE = "none"
 _SLOW_IMPORTS = ("webdataset.writer",)
 
@@ -103,7 +98,7 @@ def build(recipe: Recipe, options: BuildOptions, progress: Callable[[int], objec
     items, refused = _usable(recipe.items, options.skip_bad)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        with _lock(options.out):
+        with only_build(options.out):
             return _build(recipe, options, items, refused, progress)
     except OSError as error:
         where = error.filename or options.out
@@ -120,7 +115,7 @@ def _build(
     refused: list[Refused],
     progress: Callable[[int], object],
 ) -> Report:
-    fingerprint = _claim(options.out, _description(recipe, options, items))
+    fingerprint = claim(options.out, _description(recipe, options, items))
     parts = list(_cut(recipe, options, items, fingerprint))
     finished = {part.tar.name: done for part in parts if (done := _find_finished(part))}
     num_kept = len(finished)
@@ -195,61 +190,12 @@ def _saliency_name(recipe: Recipe) -> str:
     return "none" if recipe.saliency is None else recipe.saliency.name
 
 
-def _claim(out: Path, description: dict[str, Any]) -> str:
-    """Make the folder one for this description; its hash comes back.
-
-    Raises:
-        DataError: the folder holds shards of another description.
-    """
-    path = out / BUILD_NAME
-    description = json.loads(json.dumps(description))
-    if path.exists():
-        before = _read_object(path)
-        names = sorted(n for n in {*before, *description} if before.get(n) != description.get(n))
-        if names:
-            changes = "; ".join(f"{n}: {before.get(n)} -> {description.get(n)}" for n in names)
-            raise DataError(
-                f"{out}: holds shards that were built with other options ({changes}); name another "
-                "folder, or delete this one."
-            )
-    elif (out / INDEX_NAME).exists():
-        raise DataError(f"{out}: holds shards of another making; name another folder.")
-    for left_over in out.glob(".*.tmp"):
-        left_over.unlink(missing_ok=True)
-    (out / _NOTES).mkdir(exist_ok=True)
-    write_json(path, description)
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is none or damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep a second build out of the folder; the lock goes when the process does."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise DataError(f"{out}: another build is at work in this folder; wait for it.") from error
-    finally:
-        os.close(descriptor)
-
-
 def _cut(
     recipe: Recipe, options: BuildOptions, items: list[Item], fingerprint: str
 ) -> Iterator[_Part]:
     """Split the items into the parts that become shards, in order."""
 
     def part(number: int, members: list[Item]) -> _Part:
-        # Boundaries may depend on file sizes: a part is the same only with the same samples.
         keys = "\n".join(item.key for item in members)
         own = hashlib.sha256(f"{fingerprint}\n{keys}".encode()).hexdigest()
         return _Part(
@@ -263,15 +209,22 @@ def _cut(
             stamps=tuple(_stamp(path) for item in members for path in _files(item, recipe)),
         )
 
-    number, held, num_bytes = 0, [], 0.0
+    rest = iter(items)
+    sizes = first_cut(options.out, fingerprint, lambda: _sizes(options, items))
+    for number, size in enumerate(sizes):
+        yield part(number, list(islice(rest, size)))
+
+
+def _sizes(options: BuildOptions, items: list[Item]) -> list[int]:
+    """How many samples each part has, by the files as they are now."""
+    sizes, held, num_bytes = [], 0, 0.0
     for item in items:
-        held.append(item)
+        held += 1
         num_bytes += item.num_bytes if not options.samples_per_shard else 0
-        if len(held) == options.samples_per_shard or num_bytes >= options.shard_mb * 1e6:
-            yield part(number, held)
-            number, held, num_bytes = number + 1, [], 0.0
-    if held:
-        yield part(number, held)
+        if held == options.samples_per_shard or num_bytes >= options.shard_mb * 1e6:
+            sizes.append(held)
+            held, num_bytes = 0, 0.0
+    return sizes + [held] * bool(held)
 
 
 def _files(item: Item, recipe: Recipe) -> tuple[Path, ...]:
@@ -296,7 +249,7 @@ def _is_changed(before: Sequence[str], after: Sequence[str]) -> bool:
 
 
 def _note_path(part: _Part) -> Path:
-    return part.tar.parent / _NOTES / f"{part.tar.stem}.json"
+    return part.tar.parent / NOTES / f"{part.tar.stem}.json"
 
 
 def _find_finished(part: _Part) -> _Finished | None:
@@ -304,7 +257,7 @@ def _find_finished(part: _Part) -> _Finished | None:
 
     A shard that lacks bad samples counts only while bad samples are skipped.
     """
-    note = _read_object(_note_path(part))
+    note = read_object(_note_path(part))
     if note.get("fingerprint") != part.fingerprint or (note["refused"] and not part.skip_bad):
         return None
     if _is_changed(note.get("stamps", part.stamps), part.stamps):  # older notes have none

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import file_bytes, file_sha256, read_json, read_photo
+from auxdist.data.photos import file_bytes, read_json, read_photo
 from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
 from auxdist.data.regions import region_mask
 from auxdist.errors import DataError
 from auxdist.records import IGNORE
+from auxdist.runfolder import file_sha256
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def coco_recipe(
             _item(images, entry, tuple(regions.get(entry["id"], ())), ground_truth)
             for entry in sorted(content["images"], key=lambda entry: entry["id"])
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{instances}: is no COCO instances file (images, annotations, categories expected; "
             f"{error!r})."
@@ -168,7 +169,7 @@ def _item(
         key=Path(entry["file_name"]).stem,
         image=path,
         num_bytes=file_bytes(path),
-        size=(entry["height"], entry["width"]),
+        size=(int(entry["height"]), int(entry["width"])),  # some tools write 480.0
         regions=regions,
         keep_truth=ground_truth,
     )

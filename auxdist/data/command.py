@@ -20,13 +20,15 @@ EXIT_STOPPED = 130
 
 
 def build_parser(
-    description: str, source: str | None = None, source_help: str | None = None
+    description: str | None, source: str | None = None, source_help: str | None = None
 ) -> argparse.ArgumentParser:
     """A parser with the options that every builder has; `source` is a folder to read from."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     if source is not None:
         parser.add_argument(source, type=Path, help=source_help)
-    parser.add_argument("out", type=Path, help="folder of shards to be made, e.g. shards/train")
+    parser.add_argument("out", type=Path, help="folder of shards to be made, e.g. data/voc/train")
     parser.add_argument("--split", help="name of the split; default: the name of the folder")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shard-mb", type=_positive_float, default=64, help="default: %(default)s")

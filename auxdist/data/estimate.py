@@ -8,7 +8,6 @@ Legend: H W image; h w the small copy that the plain estimator works on.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from auxdist.data.reader import check_size, decode_gray
 from auxdist.errors import DataError
+from auxdist.runfolder import file_sha256
 
 WORKING_SIDE = 128
 """Longer side (pixels) of the copy that the plain estimator works on."""
@@ -108,7 +108,7 @@ class OnnxSaliency:
             DataError: the file cannot be read, or is no network that OpenCV can run.
         """
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = file_sha256(path)
         except OSError as error:
             raise DataError(f"{path}: no saliency network ({error.strerror}).") from error
         _network(path)

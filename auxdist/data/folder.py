@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import PhotoItem, file_bytes, file_sha256, key_of, read_lines
+from auxdist.data.photos import PhotoItem, file_bytes, key_of, read_lines
 from auxdist.data.recipe import Recipe, SaliencyMaker
 from auxdist.errors import DataError
+from auxdist.runfolder import file_sha256
 
 _HEADER = ["file", "labels"]
 

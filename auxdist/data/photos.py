@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -177,11 +176,6 @@ def read_lines(path: Path, what: str) -> dict[int, str]:
         raise DataError(f"{path}: is not UTF-8 text ({error}).") from error
     lines = enumerate(text.splitlines(), start=1)
     return {number: line.strip() for number, line in lines if line.strip()}
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file, to tell a build from one of other labels."""
-    return hashlib.sha256(read_file(path, "file")).hexdigest()
 
 
 def file_bytes(path: Path) -> int:

@@ -5,7 +5,6 @@ The only writer of shards: image shards and label shards come out of `write_shar
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from auxdist.data.index import Member, Sample, Shard, write_table
 from auxdist.errors import DataError
-from auxdist.runfolder import atomic_file
+from auxdist.runfolder import atomic_file, file_sha256
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
@@ -70,7 +69,7 @@ def write_shard(
         if not facts:
             raise DataError(f"{tar}: a shard needs at least one sample; write fewer shards.")
         members = read_members(temporary)
-        size, digest = temporary.stat().st_size, _sha256(temporary)
+        size, digest = temporary.stat().st_size, file_sha256(temporary)
     rows = [Sample(k, f.width, f.height, f.classes, members[k]) for k, f in facts.items()]
     return Shard(
         file=tar.name,
@@ -129,8 +128,3 @@ def _check_sample(
                 f"{tar}: sample {key!r} has a member {extension!r}; an extension is one or two "
                 "words of a-z 0-9, such as jpg or sal.png."
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from auxdist.data.reader import read_ground_truth, read_member, read_sample
 from auxdist.data.shardfile import read_members
 from auxdist.errors import DataError
 from auxdist.records import IGNORE
+from auxdist.runfolder import file_sha256
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def _file_problems(index: Index, shard: int) -> Iterator[str]:
     entry = index.shards[shard]
     path = index.root / entry.file
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(path)
         size = path.stat().st_size
     except OSError as error:
         yield f"{path}: cannot be read ({error.strerror}); copy or build it anew."

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import PhotoItem, file_bytes, file_sha256, read_json, read_lines
+from auxdist.data.photos import PhotoItem, file_bytes, read_json, read_lines
 from auxdist.data.recipe import Recipe, SaliencyMaker
 from auxdist.errors import DataError
+from auxdist.runfolder import file_sha256
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -107,7 +108,10 @@ def _mask_of(masks: Path | None, key: str, needed: bool) -> Path | None:
 
 
 def _find_list(root: Path, name: str) -> Path:
-    places = (Path(name), root / "ImageSets" / "Segmentation" / f"{Path(name).stem}.txt")
+    places = (
+        Path(name),
+        root / "ImageSets" / "Segmentation" / f"{Path(name).name.removesuffix('.txt')}.txt",
+    )
     for place in places:
         if place.is_file():
             return place
@@ -143,6 +147,13 @@ def _classes_of(stated: dict[str, Any], key: str, path: str) -> tuple[int, ...] 
 
 
 def _class_names(source: VocSource, stated: dict[str, Any] | None) -> tuple[str, ...]:
-    if source.classes is not None:
-        return tuple(read_lines(source.classes, "list of classes").values())
-    return tuple(stated["classes"]) if stated is not None else VOC_CLASSES
+    named = None if stated is None else tuple(stated["classes"])
+    if source.classes is None:
+        return named or VOC_CLASSES
+    names = tuple(read_lines(source.classes, "list of classes").values())
+    if named not in (None, names):
+        raise DataError(
+            f"{source.classes}: are other classes than those of {source.labels}, whose numbers "
+            "count its own; leave --classes out."
+        )
+    return names

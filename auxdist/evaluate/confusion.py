@@ -105,6 +105,10 @@ class Measurement:
 
     def as_json(self) -> dict[str, Any]:
         """For a file: the integers, and what people want to read."""
+        return {**self.figures(), "matrix": self.matrix.tolist()}
+
+    def figures(self) -> dict[str, Any]:
+        """What people want to read, as plain JSON."""
         return {
             "miou": None if np.isnan(self.miou) else self.miou,
             "iou": _or_none(self.iou),
@@ -114,7 +118,6 @@ class Measurement:
             "coverage": self.coverage,
             "num_images": self.num_images,
             "void_pixels": self.void_pixels,
-            "matrix": self.matrix.tolist(),
         }
 
     @classmethod

@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 _START = "start"
 """Begins the names of the runs that all variants of a seed share."""
-_AFTER_FIRST_ROUND = ("labels.refresh", "train.rounds")
+_AFTER_FIRST_ROUND = ("labels.refresh", "labels.saliency_crf", "train.rounds")
 """Begin the settings on which not even the training of the first round depends."""
 _AFTER_FIRST_LABELS = (
     "model.method=",

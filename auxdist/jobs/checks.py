@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from auxdist.config import IMAGENET, Config
+from auxdist.config import Config
 from auxdist.data.index import Index, load_index
 from auxdist.errors import ConfigError, DataError
-from auxdist.pretrained import imagenet_file
 from auxdist.runfolder import RunFolder
 from auxdist.validation import validate
 
@@ -26,10 +25,22 @@ def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]
 
     Each begins with the key it is about, where it is about one.
     """
-    found = [*validate(config, num_ranks), *_packages(config), *_weights(config)]
+    found = validate(config, num_ranks)
+    is_network = not any(problem.startswith("model.") for problem in found)
+    found += [*_packages(config), *(_network(config) if is_network else ())]
     if config.data.train:
         found += _shards(config, run)
     return found
+
+
+def random_start(config: Config) -> str:
+    """A warning where a large backbone starts from nothing; empty where it does not."""
+    if config.model.weights or config.classifier.weights or config.model.backbone == "small":
+        return ""
+    return (
+        f"model.weights is null: {config.model.backbone} starts at random, and learns little from "
+        "image-level labels alone; docs/reproduce.md says where there are weights."
+    )
 
 
 def sbatch_problems() -> list[str]:
@@ -48,36 +59,19 @@ def _packages(config: Config) -> Iterator[str]:
             "train.engine is deepspeed, but DeepSpeed is not installed; run pip install "
             '"auxdist[deepspeed]", or use ddp.'
         )
-    if config.model.backbone == "timm" and config.model.timm_name:
-        yield from _timm(config.model.timm_name)
 
 
-def _weights(config: Config) -> Iterator[str]:
-    for key, path in (
-        ("model.weights", config.model.weights),
-        ("classifier.weights", config.classifier.weights),
-    ):
-        if key == "model.weights" and path == IMAGENET:
-            if not config.model.is_fetched:
-                yield from _package()
-        elif path and not Path(path).is_file():
-            yield f"{key} is {path}, but there is no such file; give a .safetensors or .pth file."
-
-
-def _timm(name: str) -> Iterator[str]:
-    from auxdist.model.timm_backbone import TimmBackbone  # only making it tells
+def _network(config: Config) -> Iterator[str]:
+    from auxdist.model import build  # torch, which the rest of a check does without
+    from auxdist.train.networks import weight_problems
 
     try:
-        TimmBackbone(name)
+        if config.model.backbone == "timm":  # only making it tells; fetches its weights, if wanted
+            build(config.model)
     except ConfigError as error:
         yield str(error)
-
-
-def _package() -> Iterator[str]:
-    try:
-        imagenet_file()
-    except ConfigError as error:
-        yield str(error)
+    else:
+        yield from weight_problems(config)
 
 
 def _shards(config: Config, run: RunFolder) -> list[str]:

@@ -11,6 +11,18 @@ from dataclasses import dataclass
 
 from auxdist.errors import LaunchError
 
+_ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+    "PREEMPTED",
+    "REVOKED",
+)
 _FIRST_PORT, _NUM_PORTS = 12000, 8000
 """Below the ports that Linux gives away by itself (from 32768)."""
 
@@ -83,3 +95,8 @@ def job_state(job_id: str) -> str | None:
     raise LaunchError(
         f"scontrol: does not say how job {job_id} is ({result.stderr.strip()}); try again."
     )
+
+
+def is_unfinished(state: str | None) -> bool:
+    """Whether a job of this state may still write: it waits, runs, or is being ended."""
+    return state is not None and state not in _ENDED

@@ -11,12 +11,12 @@ from auxdist.config import Config
 from auxdist.configfile import load_config
 from auxdist.errors import LaunchError
 from auxdist.evaluate.tables import rounds_table
-from auxdist.jobs.slurm import job_state
+from auxdist.jobs.slurm import is_unfinished, job_state
 from auxdist.jobs.submit import last_job
 from auxdist.observe.events import describe, read_events
 from auxdist.runfolder import RunFolder, read_failure
 
-_WAITING_OR_RUNNING = ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "SUSPENDED")
+_RUNNING = ("RUNNING", "COMPLETING")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def _state(run: RunFolder, config: Config) -> tuple[str, str]:
         return "running", "on this machine, by launch/local.py"
     job = last_job(run)
     job_now = _job_state(job) if job else None
-    if job_now in _WAITING_OR_RUNNING:
-        return ("running" if job_now == "RUNNING" else "queued"), f"job {job} is {job_now}"
+    if is_unfinished(job_now):
+        return ("running" if job_now in _RUNNING else "queued"), f"job {job} is {job_now}"
     if failure := read_failure(run):
         return "failed", f"{failure['message']} (rank {failure['rank']})"
-    ended = f"job {job} is {job_now}; " if job_now else ""
+    ended = f"job {job} is {job_now}, see {run.job_log(job)}; " if job and job_now else ""
     return "not running", f"{ended}the command that started {config.name} goes on"
 
 
@@ -70,10 +70,9 @@ def _job_state(job: str) -> str | None:
 
 def _is_running_here(run: RunFolder) -> bool:
     """True while launch/local.py holds the lock of the run."""
-    path = run.launch / "lock"
-    if not path.exists():
+    if not run.lock.exists():
         return False
-    with path.open() as file:
+    with run.lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -23,7 +23,7 @@ from auxdist.errors import ConfigError, LaunchError
 from auxdist.jobs.checks import problems, sbatch_problems
 from auxdist.jobs.job import Job
 from auxdist.jobs.local import Outcome, cpus_per_process, run_processes
-from auxdist.jobs.slurm import job_state
+from auxdist.jobs.slurm import is_unfinished, job_state
 from auxdist.jobs.spec import JobExecutor, LaunchSpec, launch_spec
 from auxdist.runfolder import RunFolder, write_text
 
@@ -46,20 +46,6 @@ _FREE_KEYS = (
 )
 """What may change between two starts of a run: nothing that is learned depends on it, or, as for
 the number of processes and the micro-batch, by no more than the rounding of fp32."""
-
-_ENDED = (
-    None,
-    "COMPLETED",
-    "FAILED",
-    "CANCELLED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "DEADLINE",
-    "BOOT_FAIL",
-    "PREEMPTED",
-    "REVOKED",
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +165,7 @@ def submit(run: RunFolder, config: Config) -> str:
             job_id = executor.submit(Job(str(run.root))).job_id
         except (FailedJobError, FailedSubmissionError) as error:
             raise LaunchError(f"sbatch refused the job: {error}") from error
-        with (run.launch / "jobs.jsonl").open("a") as file:
+        with run.jobs.open("a") as file:
             file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
     return str(job_id)
 
@@ -207,7 +193,7 @@ def require_not_queued(run: RunFolder) -> None:
     Raises:
         LaunchError: it does, or cannot be asked.
     """
-    if (known := last_job(run)) and (state := job_state(known)) not in _ENDED:
+    if (known := last_job(run)) and is_unfinished(state := job_state(known)):
         raise LaunchError(
             f"{run.root}: job {known} of this run is {state}; wait for it, or end it with "
             f"`scancel {known}` first."
@@ -233,8 +219,7 @@ def spec_of(run: RunFolder, config: Config) -> LaunchSpec:
 
 def last_job(run: RunFolder) -> str | None:
     """The SLURM job that was submitted last for a run."""
-    path = run.launch / "jobs.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = run.jobs.read_text().splitlines() if run.jobs.exists() else []
     return str(json.loads(lines[-1])["job_id"]) if lines else None
 
 
@@ -291,7 +276,7 @@ def only_launcher(run: RunFolder) -> Iterator[None]:
         LaunchError: somebody else holds it, or the file system knows no locks.
     """
     run.launch.mkdir(parents=True, exist_ok=True)
-    with (run.launch / "lock").open("a") as file:
+    with run.lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

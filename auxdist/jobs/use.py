@@ -11,6 +11,7 @@ from typing import Any
 from auxdist.config import Config
 from auxdist.configfile import load_config, located
 from auxdist.data.index import INDEX_NAME, Index, load_index
+from auxdist.data.palette import voc_palette
 from auxdist.data.photos import read_file
 from auxdist.data.reader import decode_image
 from auxdist.errors import CheckpointError, ConfigError, DataError
@@ -140,7 +141,7 @@ def predict_images(
     _require_harmless(images, out)
     for path in images:
         _require_readable(path)
-    palette = load_index(config.data.train).palette
+    palette = voc_palette(config.model.num_classes)
     use_cpus(config)
     with joined(config.compute.device) as world:
         round = _round(run, config, use)

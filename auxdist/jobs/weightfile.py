@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from auxdist.config import ModelConfig
 from auxdist.errors import CheckpointError, ConfigError
-from auxdist.model import build
+from auxdist.model import build_shapes
 from auxdist.model.weights import (
     BACKBONE,
     WeightReport,
@@ -61,9 +60,7 @@ def import_file(source: str, config: ModelConfig, out: Path) -> Import:
     published = load_weights(path)
     state = from_official(published)
     _check_classes(path, state, config)
-    with torch.device("meta"):  # names and shapes are enough
-        net = build(config)
-    report = compare_weights(net, state, BACKBONE, str(path))
+    report = compare_weights(build_shapes(config), state, BACKBONE, str(path))
     tensors = {name: state[name].float().contiguous() for name in report.matched}
     with atomic_file(out) as temporary:
         save_file(tensors, temporary)

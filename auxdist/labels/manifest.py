@@ -14,7 +14,7 @@ from auxdist import __version__
 from auxdist.config import Config, GateConfig
 from auxdist.errors import DataError
 from auxdist.labels.statistics import Statistics, Totals
-from auxdist.runfolder import write_json
+from auxdist.runfolder import file_sha256, write_json
 
 SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
@@ -166,7 +166,7 @@ def write_rejection(folder: Path, manifest: Manifest, reasons: list[str]) -> Non
 
 def manifest_digest(folder: Path) -> str:
     """The sha256 of the manifest of a finished round: of everything that it names."""
-    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    return file_sha256(folder / MANIFEST_NAME)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -200,15 +200,15 @@ def _read_manifest(path: Path) -> Manifest:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: is damaged or of another schema than {SCHEMA} ({error!r}); delete it and run "
-            "again: finished shards are kept."
+            f"{path}: is damaged or of another schema ({error!r}); delete it, and complete.json of "
+            "the run if there is one, and run again: finished shards are kept."
         ) from error
 
 
 def _load(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_bytes())
-    if value.pop("schema") != SCHEMA:
-        raise ValueError("schema")
+    if (schema := value.pop("schema")) != SCHEMA:
+        raise ValueError(f"schema {schema}, expected {SCHEMA}")
     return value
 
 

@@ -8,6 +8,7 @@ Shape legend: C classes, H W image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Self
 
@@ -178,10 +179,16 @@ class Statistics(Sum):
             "background": self.totals.background / pixels,
             "classes": [count / pixels for count in self.totals.classes],
             "changed": _or_none(self.changes.share),
+            "lost": _shares(self.changes.lost, self.changes.pixels),
+            "gained": _shares(self.changes.gained, self.changes.pixels),
             "agreement": _or_none(self.agreement.iou),
             "mixing_mean": _or_none(self.mixture.mean),
             "mixing_std": _or_none(self.mixture.std),
         }
+
+
+def _shares(counts: Sequence[int], pixels: int) -> list[float] | None:
+    return [count / pixels for count in counts] if pixels else None
 
 
 def _by_label(labels: np.ndarray, num_classes: int) -> tuple[int, ...]:

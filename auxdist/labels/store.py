@@ -8,7 +8,6 @@ the image.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -42,7 +41,7 @@ from auxdist.labels.manifest import (
 )
 from auxdist.labels.statistics import Agreement, Changes, Mixture, Statistics, Totals
 from auxdist.records import IGNORE
-from auxdist.runfolder import RunFolder, write_text
+from auxdist.runfolder import RunFolder, file_sha256, write_text
 from auxdist.world import World
 
 LabelMember = Literal["seg.png", "cam.png"]
@@ -159,7 +158,8 @@ def open_labels(folder: Path, index: Index, world: World | None = None) -> Label
             if not _is_intact(folder / entry.file, entry):
                 raise DataError(
                     f"{folder / entry.file}: its bytes are not those that manifest.json names. "
-                    "Delete manifest.json and run again: only damaged shards are made anew."
+                    "Delete manifest.json, and complete.json of the run if there is one, and run "
+                    "again: only damaged shards are made anew."
                 )
     return labels
 
@@ -317,18 +317,14 @@ def _is_intact(tar: Path, entry: LabelShard) -> bool:
     try:
         if tar.stat().st_size != entry.bytes:
             return False
-        return _digest(tar) == entry.sha256 and _digest(table_path(tar)) == entry.table_sha256
+        found = (file_sha256(tar), file_sha256(table_path(tar)))
+        return found == (entry.sha256, entry.table_sha256)
     except FileNotFoundError:
         return False
     except OSError as error:
         raise DataError(
             f"{tar}: cannot be read ({error.strerror}); mend the file system, then run again."
         ) from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from auxdist.config import ModelConfig
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.model.backbone import Backbone
@@ -23,6 +27,17 @@ def build(config: ModelConfig) -> AuxSegNet:
     return AuxSegNet(
         backbone, config.num_classes, config.branch_channels, config.affinity, config.branches
     )
+
+
+def build_shapes(config: ModelConfig) -> AuxSegNet:
+    """The network with names and shapes alone, as cheap as can be; no weights are fetched.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    # Some networks of timm compute with tensors as they are made, which needs their values.
+    with torch.device("cpu" if config.backbone == "timm" else "meta"):
+        return build(replace(config, weights=None))
 
 
 def _backbone(config: ModelConfig) -> Backbone:

@@ -117,7 +117,8 @@ def _task(record: dict[str, Any]) -> str:
 
 
 def _measure(record: dict[str, Any]) -> str:
-    return f"{record['name']}  mIoU {100 * record['miou']:.2f} %"
+    miou = record["miou"]  # None where the split shows no class
+    return f"{record['name']}  mIoU " + ("unknown" if miou is None else f"{100 * miou:.2f} %")
 
 
 def _quarantine(record: dict[str, Any]) -> str:

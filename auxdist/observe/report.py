@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from auxdist.config import Config
 from auxdist.configfile import dump_config, load_config
-from auxdist.errors import DataError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.tables import read_measurement
+from auxdist.labels.manifest import MANIFEST_NAME, Manifest, read_manifest
+from auxdist.labels.statistics import Totals
 from auxdist.observe.charts import Curve, curves_chart, miou_chart, shares_chart
 from auxdist.observe.events import read_events
 from auxdist.records import CLASSIFIER_ROUND
@@ -79,13 +80,13 @@ def _charts(run: RunFolder, config: Config, rows: list[Row]) -> dict[str, Any]:
     cam = next((row.labels for row in rows if row.name == _CAM_ONLY), None)
     manifests = _manifests(run, config)
     names = [f"round {round}" for round in manifests]
-    shares = [_shares(manifest["statistics"]["totals"]) for manifest in manifests.values()]
+    shares = [_shares(manifest.totals) for manifest in manifests.values()]
     return {
         "miou": Markup(miou_chart([r.labels for r in rounds], [r.val for r in rounds], cam)),
         "losses": Markup(_loss_chart(stages)) if stages else "",
         "rates": Markup(_rate_chart(stages, config)) if stages else "",
         "shares": Markup(shares_chart(names, shares)) if names else "",
-        "quarantined": len({key for m in manifests.values() for key in m["quarantined"]}),
+        "quarantined": len({key for m in manifests.values() for key in m.quarantined}),
     }
 
 
@@ -185,32 +186,23 @@ def _curve(name: str, points: list[tuple[int, float]]) -> Curve:
     )
 
 
-def _manifests(run: RunFolder, config: Config) -> dict[int, dict[str, Any]]:
+def _manifests(run: RunFolder, config: Config) -> dict[int, Manifest]:
     """Manifests of the finished rounds of labels.
 
     Raises:
         DataError: one is damaged.
     """
-    paths = {r: run.labels(r) / "manifest.json" for r in range(config.train.rounds + 1)}
-    found = {}
-    for round, path in paths.items():
-        if path.exists():
-            try:
-                found[round] = json.loads(path.read_text())
-            except ValueError as error:
-                raise DataError(
-                    f"{path}: is damaged ({error}); delete it, and {run.complete.name} if there is "
-                    "one: the command that started the run then finishes these labels again."
-                ) from error
-    return found
+    folders = {round: run.labels(round) for round in range(config.train.rounds + 1)}
+    finished = {r: folder for r, folder in folders.items() if (folder / MANIFEST_NAME).exists()}
+    return {round: read_manifest(folder) for round, folder in finished.items()}
 
 
-def _shares(totals: dict[str, Any]) -> dict[str, float]:
-    pixels = max(totals["pixels"], 1)
+def _shares(totals: Totals) -> dict[str, float]:
+    pixels = max(totals.pixels, 1)
     return {
-        "object": sum(totals["classes"]) / pixels,
-        "background": totals["background"] / pixels,
-        "ignored": totals["ignore"] / pixels,
+        "object": sum(totals.classes) / pixels,
+        "background": totals.background / pixels,
+        "ignored": totals.ignore / pixels,
     }
 
 
@@ -219,6 +211,7 @@ def _settings(config: Config) -> list[tuple[str, str]]:
     return [
         ("data", config.data.train),
         ("validation", config.data.val or "none"),
+        ("weights to start from", config.model.weights or "none, random"),
         ("crop", f"{config.data.crop.size} pixels"),
         ("global batch", f"{train.global_batch} ({train.engine}, {train.precision})"),
         (

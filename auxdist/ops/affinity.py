@@ -147,15 +147,11 @@ class CrossTaskAffinity:
         with torch.autocast(values.device.type, enabled=False):
             columns = widen(values).flatten(2).transpose(1, 2)  # (B, N, K)
             if self.seg.block == 0:
-                product = self._matrix @ columns  # (B, N, N) @ (B, N, K) -> (B, N, K)
+                product = self.matrix @ columns  # (B, N, N) @ (B, N, K) -> (B, N, K)
             else:
                 rows = [self._product(start, stop, columns) for start, stop in self._blocks()]
                 product = torch.cat(rows, 1)
             return product.transpose(1, 2).reshape(values.shape)
-
-    def dense(self) -> Tensor:
-        """The whole matrix (B, N, N)."""
-        return self._matrix
 
     @torch.no_grad()
     def mixing(self) -> Mixing:
@@ -172,7 +168,8 @@ class CrossTaskAffinity:
         return Mixing(float(reference) + mean, max(square - mean**2, 0.0) ** 0.5)
 
     @cached_property
-    def _matrix(self) -> Tensor:
+    def matrix(self) -> Tensor:
+        """(B, N, N)."""
         with torch.autocast(self.mixer.bias.device.type, enabled=False):
             pair = stack_tasks([self.seg.matrix, self.sal.matrix])  # (B, 2, N, N)
             hidden = F.relu(F.conv2d(pair, self.mixer.first, padding=1))

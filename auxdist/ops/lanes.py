@@ -3,6 +3,9 @@
 Numba leaves it to LLVM whether a loop over labels becomes vector instructions, and for loops that
 gather from many arrays it does not (3 x slower). These few operations state the vectors. LLVM
 lowers them to whatever the processor has (AVX, two SSE or NEON registers).
+
+Numba's cache of compiled functions does not see what changes here: whoever changes this file
+changes crf_numba.py with it, be it by a blank.
 """
 
 from __future__ import annotations

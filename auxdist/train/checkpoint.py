@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from torch import Tensor
 from auxdist import __version__
 from auxdist.errors import CheckpointError
 from auxdist.records import Position
-from auxdist.runfolder import RunFolder, sync_file, sync_folder, write_json
+from auxdist.runfolder import RunFolder, file_sha256, sync_file, sync_folder, write_json
 from auxdist.train.engine import State
 
 SCHEMA = 1
@@ -78,7 +77,7 @@ def save_checkpoint(
         for name, tensors in ((WEIGHTS, state.weights), (MOMENTUM, state.momentum)):
             save_file(tensors, temporary / name)
             sync_file(temporary / name)
-        files = {name: _digest(temporary / name) for name in (WEIGHTS, MOMENTUM)}
+        files = {name: file_sha256(temporary / name) for name in (WEIGHTS, MOMENTUM)}
         manifest = {
             "schema": SCHEMA,
             "round": position.round,
@@ -131,7 +130,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, expected in manifest["sha256"].items():
-            if _digest(folder / name) != expected:
+            if file_sha256(folder / name) != expected:
                 raise CheckpointError(
                     f"{folder / name}: its bytes are not those of the manifest; it is damaged. "
                     "Delete the folder to go on from the checkpoint before it."
@@ -168,8 +167,3 @@ def _load(folder: Path, name: str) -> dict[str, Tensor]:
         return load_file(folder / name)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / name}: cannot be read ({error}).") from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

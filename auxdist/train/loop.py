@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from auxdist.config import TrainConfig
-from auxdist.errors import DataError, Diverged, Stopped
+from auxdist.errors import ConfigError, DataError, Diverged, Stopped
+from auxdist.memory import is_out_of_memory
 from auxdist.model.losses import count
 from auxdist.observe.events import EventLog
 from auxdist.records import Batch, Losses, Normaliser, Position
@@ -81,6 +83,7 @@ class Stage:
             Stopped: a stop was asked for; the state was saved first.
             Diverged: a loss or gradient is not finite; the newest checkpoint is from before it.
             DataError: more samples could not be read than the budget allows.
+            ConfigError: so many samples at once do not fit into memory.
         """
         for step, batch in enumerate(batches, start=self.start.step):
             consensus = self._agree(batch)
@@ -88,11 +91,12 @@ class Stage:
                 self._save(step)
                 raise Stopped(f"{self.start.stage}: saved at step {step}/{self.total_steps}.")
             self._count_quarantined(step, batch, consensus)
-            if step == self.start.step:
-                self._warm_up(batch, consensus.normaliser)
-            losses = self._accumulate(batch, consensus.normaliser)
             decay = poly(step, self.total_steps, self.config.optimiser.power)
-            norm = self._update(step, batch, decay)
+            with self._within_memory(batch):
+                if step == self.start.step:
+                    self._warm_up(batch, consensus.normaliser)
+                losses = self._accumulate(batch, consensus.normaliser)
+                norm = self._update(step, batch, decay)
             self.meter.log(step, batch, losses, decay, norm)
             if (step + 1) % self.config.checkpoint_every_steps == 0 or step + 1 == self.total_steps:
                 self._save(step + 1)
@@ -115,6 +119,22 @@ class Stage:
                 f"the budget data.bad_sample_budget is {self.bad_sample_budget}. The quarantine "
                 "records in events/ name them; mend the shards or raise the budget."
             )
+
+    @contextmanager
+    def _within_memory(self, batch: Batch) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            at_once = min(self.config.micro_batch or len(batch.keys), len(batch.keys))
+            height, width = batch.image.shape[2:]
+            raise ConfigError(
+                f"{self.start.stage}: {at_once} crops of {width}x{height} pixels at once do not "
+                "fit into memory; give the same command with a smaller train.micro_batch, such as "
+                f"{max(1, at_once // 2)}, which changes nothing but the speed, or begin a new run "
+                "with train.precision bf16 or smaller crops."
+            ) from error
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         rows = len(batch.keys)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from auxdist.config import Config
-from auxdist.errors import CheckpointError
-from auxdist.model import AuxSegNet, build
-from auxdist.model.weights import BACKBONE, CLASSIFIER, apply_weights, from_official, load_weights
+from auxdist.errors import CheckpointError, ConfigError
+from auxdist.model import AuxSegNet, build, build_shapes
+from auxdist.model.weights import (
+    BACKBONE,
+    CLASSIFIER,
+    apply_weights,
+    compare_weights,
+    from_official,
+    load_weights,
+)
 from auxdist.pretrained import weight_file
 from auxdist.records import CLASSIFIER_ROUND, Position
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, file_sha256
 from auxdist.train.checkpoint import Checkpoint, latest_checkpoint
 
 
@@ -24,6 +32,33 @@ class Trained:
 
     net: AuxSegNet
     sha256: str
+
+
+@dataclass(frozen=True)
+class _Published:
+    """Tensors of a weight file by our names, and the beginnings of those that it must have."""
+
+    file: Path
+    state: dict[str, Tensor]
+    required: tuple[str, ...]
+
+    def compare(self, net: AuxSegNet) -> None:
+        compare_weights(net, self.state, self.required, str(self.file))
+
+    def apply(self, net: AuxSegNet) -> None:
+        apply_weights(net, self.state, self.required, str(self.file))
+
+
+def weight_problems(config: Config) -> Iterator[str]:
+    """Why the weight files that a configuration names do not serve; each begins with its key."""
+    for key, read in (("model.weights", _backbone), ("classifier.weights", _classifier)):
+        try:
+            if published := read(config):
+                published.compare(build_shapes(config.model))
+        except CheckpointError as error:
+            yield f"{key} is {error}"
+        except ConfigError as error:  # ImageNet's are not installed
+            yield str(error)
 
 
 def starting_network(run: RunFolder, config: Config, round: int) -> AuxSegNet:
@@ -39,8 +74,8 @@ def trained_network(run: RunFolder, config: Config, round: int) -> Trained:
     Raises:
         CheckpointError: the stage is not finished, or its checkpoint is damaged.
     """
-    if round == CLASSIFIER_ROUND and config.classifier.weights:
-        return _imported_classifier(config, Path(config.classifier.weights))
+    if round == CLASSIFIER_ROUND and (classifier := _classifier(config)):
+        return _imported(config, classifier)
     net = build(replace(config.model, weights=None))  # the checkpoint has every tensor
     checkpoint = final_checkpoint(run, round)
     net.load_state_dict(checkpoint.weights())
@@ -64,17 +99,31 @@ def _fresh_network(config: Config) -> AuxSegNet:
     """The untrained network, equal on all ranks and at every call."""
     torch.manual_seed(config.seed)
     net = build(config.model)
-    if config.model.weights and not config.model.is_fetched:
-        path = weight_file(config.model.weights)
-        state = from_official(load_weights(path))
-        if "fc8.weight" in state and len(state["fc8.weight"]) != config.model.num_classes:
-            del state["fc8.weight"]  # a classifier of other classes: its backbone serves
-        apply_weights(net, state, BACKBONE, str(path))
+    if backbone := _backbone(config):
+        backbone.apply(net)
     return net
 
 
-def _imported_classifier(config: Config, path: Path) -> Trained:
+def _imported(config: Config, classifier: _Published) -> Trained:
     net = _fresh_network(config)
-    apply_weights(net, from_official(load_weights(path)), CLASSIFIER, str(path))
-    with path.open("rb") as file:
-        return Trained(net, hashlib.file_digest(file, "sha256").hexdigest())
+    classifier.apply(net)
+    return Trained(net, file_sha256(classifier.file))
+
+
+def _backbone(config: Config) -> _Published | None:
+    """What the network starts from, if from a file."""
+    if config.model.weights is None or config.model.is_fetched:
+        return None
+    file = weight_file(config.model.weights)
+    state = from_official(load_weights(file))
+    if "fc8.weight" in state and len(state["fc8.weight"]) != config.model.num_classes:
+        del state["fc8.weight"]  # a classifier of other classes: its backbone serves
+    return _Published(file, state, BACKBONE)
+
+
+def _classifier(config: Config) -> _Published | None:
+    """The classifier that need not be trained, if there is one."""
+    if config.classifier.weights is None:
+        return None
+    file = Path(config.classifier.weights)
+    return _Published(file, from_official(load_weights(file)), CLASSIFIER)

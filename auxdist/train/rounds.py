@@ -155,7 +155,7 @@ class Rounds:
             result = measure()
             if self._around.world.is_main:
                 self._around.require_newest()
-                self._around.events.write("measure", name=name, miou=result.miou)
+                self._around.events.write("measure", name=name, **result.figures())
                 write_json(path, {**facts, **result.as_json()})
 
         return Task(f"measure {name}", is_done, do)

@@ -15,7 +15,7 @@ from auxdist.data.build import BuildOptions, Report, build
 from auxdist.data.drawn import drawn_recipe
 from auxdist.data.estimate import PlainSaliency, ReadySaliency
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import PhotoItem
+from auxdist.data.photos import PhotoItem, file_bytes
 from auxdist.data.recipe import Recipe
 from auxdist.data.verify import verify
 from auxdist.errors import DataError
@@ -245,6 +245,26 @@ def test_what_was_made_of_a_file_that_is_gone_is_kept(tmp_path: Path) -> None:
     before = content_of(_build(recipe, out).index.root)
     (tmp_path / "photos" / "p1.jpg").unlink()
     assert _build(recipe, out).num_written == 0
+    assert content_of(out) == before
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_files_that_are_gone_do_not_move_the_cuts(tmp_path: Path, skip_bad: bool) -> None:
+    """A file that is not there has no size; where shards end by size, they still end there."""
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+
+    def build() -> Report:
+        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
+        size = file_bytes(photos[0].image) * 2e-6
+        cut = {"samples_per_shard": 0, "shard_mb": size or 1e-9, "skip_bad": skip_bad}
+        return _build(replace(recipe, items=items), out, **cut)
+
+    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
+    assert len(build().index.shards) == 3
+    before = content_of(out)
+    for item in photos[1:5]:
+        item.image.unlink()
+    assert build().num_written == 0
     assert content_of(out) == before
 
 

@@ -69,6 +69,18 @@ def test_ground_truth_is_painted_with_crowds_ignored(folder: Path) -> None:
     assert (truth[:, 4:] == 0).all()
 
 
+def test_sizes_that_a_tool_wrote_with_a_point_are_understood(folder: Path) -> None:
+    expected = _recipe(folder).items[0].read().truth
+    sizes = [(float(entry["height"]), float(entry["width"])) for entry in CONTENT["images"]]
+
+    def change(content: Any) -> None:
+        for entry, (height, width) in zip(content["images"], sizes, strict=True):
+            entry |= {"height": height, "width": width}
+
+    _rewrite(folder, change)
+    np.testing.assert_array_equal(_recipe(folder).items[0].read().truth, expected)
+
+
 def test_a_smaller_region_lies_on_a_larger_one_in_whatever_order(folder: Path) -> None:
     small = {"id": 3, "image_id": 2, "category_id": 3, "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
     for place in (0, 2):

@@ -56,6 +56,28 @@ def test_class_names_are_those_of_voc_or_of_a_file(devkit: Path, tmp_path: Path)
     assert recipe.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
 
 
+def test_names_of_classes_cannot_be_others_than_those_that_the_labels_count(
+    devkit: Path, tmp_path: Path
+) -> None:
+    names, stated = tmp_path / "names.txt", tmp_path / "labels.json"
+    stated.write_text(json.dumps({"classes": ["zebra", "ant"], "labels": {}}))
+    for text, same in (("zebra\nant\n", True), ("ant\nzebra\n", False)):
+        names.write_text(text)
+        source = VocSource(devkit, "train", str(stated), classes=names)
+        if same:
+            assert voc_recipe(source, "t", None).classes == ("zebra", "ant")
+        else:
+            with pytest.raises(DataError, match=r"names\.txt: are other classes than those of"):
+                voc_recipe(source, "t", None)
+
+
+def test_a_list_is_found_by_its_whole_name(devkit: Path) -> None:
+    lists = devkit / "ImageSets/Segmentation"
+    (lists / "train.v2.txt").write_text("k1\n")
+    for name in ("train.v2", "train.v2.txt"):
+        assert [item.key for item in voc_recipe(VocSource(devkit, name), "t", None).items] == ["k1"]
+
+
 def test_list_of_paths_is_understood(devkit: Path, tmp_path: Path) -> None:
     listed = tmp_path / "train_aug.txt"
     listed.write_text("/JPEGImages/k2.jpg /SegmentationClassAug/k2.png\n")

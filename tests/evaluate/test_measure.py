@@ -1,8 +1,10 @@
 """Measuring over ranks: every image once, integers only."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -39,11 +41,24 @@ def labels(index: Index, tmp_path_factory: pytest.TempPathFactory) -> LabelSet:
     return open_labels(run.labels(0), index)
 
 
+def no_gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [
+        no_gpu_memory,
+        lambda: torch.empty(10**15),
+        lambda: np.empty(10**15),
+        lambda: cv2.resize(np.zeros((1, 1, 4)), (2**20, 2**20)),
+    ],
+)
 def test_an_image_too_large_for_memory_is_named(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    index: Index, monkeypatch: pytest.MonkeyPatch, too_much: Callable[[], object]
 ) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        too_much()
 
     monkeypatch.setattr(measure_module, "predict", full)
     with pytest.raises(DataError, match=r"\(41x30 pixels\): does not fit .*evaluate\.window=640"):

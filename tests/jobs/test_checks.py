@@ -9,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save
 from shardmaker import make_shards
 
 from auxdist.config import ClassifierConfig, Config, DataConfig, ModelConfig, TrainConfig
 from auxdist.jobs import checks
-from auxdist.jobs.checks import _bytes_below, problems, sbatch_problems
+from auxdist.jobs.checks import _bytes_below, problems, random_start, sbatch_problems
+from auxdist.model import build
 from auxdist.runfolder import RunFolder
 
 
@@ -41,6 +44,11 @@ def with_data(config: Config, **change: str) -> Config:
     return replace(config, data=replace(config.data, **change))  # type: ignore[arg-type]
 
 
+def with_weights(config: Config, folder: Path, content: bytes) -> Config:
+    (folder / "net.safetensors").write_bytes(content)
+    return replace(config, model=replace(config.model, weights=str(folder / "net.safetensors")))
+
+
 def edit_index(folder: Path, **change: object) -> int:
     path = folder / "index.json"
     return path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -59,7 +67,7 @@ def edit_index(folder: Path, **change: object) -> int:
         ),
         (
             lambda c, _: replace(c, model=replace(c.model, weights="/no/weights.pth")),
-            ["model.weights is /no/weights.pth", "no such file", "give a .safetensors"],
+            ["model.weights is /no/weights.pth: no such weight file", "correct the path"],
         ),
         (
             lambda c, _: replace(c, model=replace(c.model, weights="imagenet")),
@@ -67,7 +75,19 @@ def edit_index(folder: Path, **change: object) -> int:
         ),
         (
             lambda c, _: replace(c, classifier=replace(c.classifier, weights="/no/psa.pth")),
-            ["classifier.weights is /no/psa.pth", "no such file"],
+            ["classifier.weights is /no/psa.pth: no such weight file"],
+        ),
+        (
+            lambda c, p: with_weights(c, p, b"no weights"),
+            ["model.weights is", "net.safetensors: damaged weight file", "fetch it again"],
+        ),
+        (
+            lambda c, p: with_weights(c, p, save({"backbone.stem.weight": torch.zeros(1)})),
+            ["model.weights is", "tensor backbone.stem.weight has shape (1,), but (", "backbone"],
+        ),
+        (
+            lambda c, p: with_weights(c, p, save({"fc8.weight": torch.zeros(3, 1)})),
+            ["model.weights is", "fc8.weight has shape (3, 1)"],
         ),
         (
             lambda c, p: (p / "train" / "img-000001.tar").unlink() or c,
@@ -174,6 +194,28 @@ def test_all_faults_come_at_once(good: Config, tmp_path: Path) -> None:
     bad = with_data(good, train="/nowhere", val="/nor/there")
     bad = replace(bad, model=replace(bad.model, weights="/no.pth"))
     assert len(found(bad, tmp_path, ranks=3)) == 5
+
+
+def test_weights_that_fit_are_no_problem(good: Config, tmp_path: Path) -> None:
+    state = build(good.model).state_dict()
+    state["fc8.weight"] = torch.zeros(7, *state["fc8.weight"].shape[1:])  # of other classes
+    assert found(with_weights(good, tmp_path, save(state)), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "classifier", "is_random"),
+    [
+        (ModelConfig(backbone="small"), None, False),
+        (ModelConfig(backbone="resnet38"), None, True),
+        (ModelConfig(backbone="resnet38"), "psa.pth", False),
+        (ModelConfig(backbone="efficientnet-lite0", weights="imagenet"), None, False),
+    ],
+)
+def test_a_large_network_from_random_weights_is_warned_of(
+    model: ModelConfig, classifier: str | None, is_random: bool
+) -> None:
+    config = Config(model=model, classifier=ClassifierConfig(weights=classifier))
+    assert ("resnet38 starts at random" in random_start(config)) == is_random
 
 
 def test_a_host_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

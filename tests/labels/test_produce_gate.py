@@ -72,6 +72,8 @@ def test_changes_since_the_round_before_are_counted_exactly(index: Index, tmp_pa
     assert manifest.provenance.parent_sha256 == manifest_digest(run.labels(0))
     event = [record for record in read_events(run) if record["kind"] == "refresh"][-1]
     assert event["changed"] == total.changed / total.pixels
+    assert event["lost"] == [count / total.pixels for count in total.lost]
+    assert event["gained"] == [count / total.pixels for count in total.gained]
     assert event["ignore"] == totals[1].ignore / totals[1].pixels
 
 

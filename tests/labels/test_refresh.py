@@ -18,7 +18,7 @@ from auxdist.ops.crf import saliency_crf
 
 GENERATOR = np.random.Generator(np.random.PCG64(0))
 IMAGE = GENERATOR.integers(0, 256, (36, 50, 3), dtype=np.uint8)
-LABELS = LabelsConfig(cam_threshold=0.1, saliency_threshold=0.5)
+LABELS = LabelsConfig(cam_threshold=0.1, saliency_threshold=0.5, saliency_crf=False)
 SALIENCY = GENERATOR.integers(0, 256, (36, 50), dtype=np.uint8)
 
 
@@ -34,7 +34,7 @@ def reference(
             out = net(net.prepare(view.flip(3) if mirrored else view))
         cam = out.cam[0].relu()
         cam = cam / (cam.amax((1, 2), keepdim=True) + 1e-5)
-        refined = out.affinity.dense()[0] @ cam.flatten(1).T  # (N, C)
+        refined = out.affinity.matrix[0] @ cam.flatten(1).T  # (N, C)
         refined = refined.T.reshape(1, *cam.shape)
         up = F.interpolate(refined, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0]
         assert out.saliency_refined is not None

@@ -58,7 +58,7 @@ def test_item_1_method_auxsegnet_equals_the_published_heads(number: int, row_blo
         "sal_refined": out.saliency_refined,
         "seg": out.segmentation,
         "seg_refined": out.segmentation_refined,
-        "cross_affinity": out.affinity.dense(),
+        "cross_affinity": out.affinity.matrix,
     }
     for name, value in found.items():
         expected = golden[f"out.{name}"]

@@ -79,6 +79,8 @@ def test_only_the_main_rank_prints(tmp_path: Path, capsys: pytest.CaptureFixture
             | {"coverage": 0.75, "changed": None},
             "labels of round 1  40 images, 0 of them now, 75.0 % of the pixels labelled",
         ),
+        ({"kind": "measure", "name": "val", "miou": 0.5}, "val  mIoU 50.00 %"),
+        ({"kind": "measure", "name": "val", "miou": None}, "val  mIoU unknown"),
         (
             {"kind": "rollback", "round": 1, "folder": "run/set-aside/2020"},
             "back to the labels of round 1; what came after is in run/set-aside/2020",

@@ -12,6 +12,8 @@ from auxdist.configfile import dump_config, load_config
 from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.jobs.status import status_of
+from auxdist.labels.manifest import Manifest, Provenance, write_manifest
+from auxdist.labels.statistics import Changes, Statistics, Totals
 from auxdist.observe import report
 from auxdist.observe.events import EventLog
 from auxdist.observe.report import _stages, render, write_report
@@ -56,11 +58,10 @@ def finished_run(root: Path) -> RunFolder:
                 log.write("step", round=round, step=step, total=400, loss=loss, decay=decay)
     for round in range(3):
         classes = [10, 5, 5 + 10 * round]
-        totals = {"pixels": 100, "background": 50, "ignore": 30 - 10 * round, "classes": classes}
-        write_json(
-            run.labels(round) / "manifest.json",
-            {"statistics": {"totals": totals}, "quarantined": {"x": "?"}},
-        )
+        totals = Totals(100, background=50, ignore=30 - 10 * round, classes=tuple(classes))
+        statistics = Statistics(totals, Changes.none(3))
+        manifest = Manifest(round, round - 1, Provenance("", ""), (), statistics, {"x": "?"})
+        write_manifest(run.labels(round), manifest)
     write_json(run.complete, {})
     return run
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -74,21 +75,23 @@ def test_item_2_rows_of_the_affinities_and_shares_of_the_tasks_sum_to_one() -> N
     tensors = leaves()
     affinity = cross(tensors, 0, renormalise=True)
     ones = torch.ones(2, H * W, dtype=torch.float64)
-    for matrix in (affinity.seg.matrix, affinity.sal.matrix, affinity.dense()):
+    for matrix in (affinity.seg.matrix, affinity.sal.matrix, affinity.matrix):
         torch.testing.assert_close(matrix.sum(-1), ones)
     pair = pair_rows(affinity.seg.keys, affinity.sal.keys, 0, H * W)
     share = share_rows(pair, affinity.mixer)
-    swapped = Mixer(
-        affinity.mixer.first, affinity.mixer.second.flip(0), affinity.mixer.bias.flip(0)
-    )
-    torch.testing.assert_close(share + share_rows(pair, swapped), torch.ones_like(share))
+    both = torch.stack([affinity.seg.matrix, affinity.sal.matrix], 1)
+    hidden = F.conv2d(both, affinity.mixer.first, padding=1).relu()
+    shares = F.conv2d(hidden, affinity.mixer.second, affinity.mixer.bias).softmax(1)
+    torch.testing.assert_close(shares.sum(1), torch.ones_like(share))
+    torch.testing.assert_close(share, shares[:, 0])
+    torch.testing.assert_close(cross(tensors, 0).matrix, (shares * both).sum(1))
 
 
 @pytest.mark.parametrize("block", [0, 7])
 def test_mixing_is_mean_and_deviation_of_the_segmentation_share(block: int) -> None:
     affinity = cross(leaves(), block)
     seg, sal = affinity.seg.matrix, affinity.sal.matrix
-    share = (affinity.dense() - sal) / (seg - sal)
+    share = (affinity.matrix - sal) / (seg - sal)
     found = affinity.mixing()
     assert found.mean == pytest.approx(float(share.detach().mean()), abs=1e-9)
     assert found.std == pytest.approx(float(share.detach().std(correction=0)), abs=1e-9)

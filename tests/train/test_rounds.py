@@ -11,15 +11,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from ranks import run_ranks
 from shardmaker import make_shards
 from smallrun import SIZE, StopAfter, do_tasks, file_bytes, make_data, small_config
 
 from auxdist.config import Config
-from auxdist.errors import CheckpointError, DataError, Stopped
+from auxdist.errors import CheckpointError, ConfigError, DataError, Stopped
 from auxdist.labels.manifest import read_manifest
 from auxdist.observe.events import read_events
 from auxdist.runfolder import RunFolder
+from auxdist.train.ddp import DdpEngine
 from auxdist.train.networks import final_checkpoint
 from auxdist.world import World
 
@@ -297,6 +299,19 @@ def test_samples_past_the_budget_stop_the_stage(data: Path, begun: Path, tmp_pat
         for key in record["keys"]
     ]
     assert len(quarantined) > 10
+
+
+def test_a_batch_too_large_for_memory_is_said_with_what_mends_it(
+    data: Path, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (run,) = copies(begun, tmp_path / "run")
+    monkeypatch.setattr(DdpEngine, "accumulate", full)
+    said = r"round-00: 4 crops of (\d+)x\1 pixels at once .* train.micro_batch, such as 2, which"
+    with pytest.raises(ConfigError, match=said):
+        train_round(World(), str(run.root), small_config(data))
 
 
 def test_an_unfinished_stage_is_not_taken_for_finished(tmp_path: Path) -> None:

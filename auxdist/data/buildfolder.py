@@ -1,0 +1,83 @@
+"""A folder of shards under construction: of one description, by one build at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from auxdist.data.index import INDEX_NAME
+from auxdist.errors import DataError
+from auxdist.runfolder import write_json
+
+BUILD_NAME = "build.json"
+"""The options that the shards are made with."""
+NOTES = ".build"
+"""The folder for what only another build needs."""
+
+
+def claim(out: Path, description: dict[str, Any]) -> str:
+    """Make the folder one for this description; its hash comes back.
+
+    Raises:
+        DataError: the folder holds shards of another description.
+    """
+    path = out / BUILD_NAME
+    description = json.loads(json.dumps(description))
+    if path.exists():
+        before = read_object(path)
+        names = sorted(n for n in {*before, *description} if before.get(n) != description.get(n))
+        if names:
+            changes = "; ".join(f"{n}: {before.get(n)} -> {description.get(n)}" for n in names)
+            raise DataError(
+                f"{out}: holds shards that were built with other options ({changes}); name another "
+                "folder, or delete this one."
+            )
+    elif (out / INDEX_NAME).exists():
+        raise DataError(f"{out}: holds shards of another making; name another folder.")
+    for left_over in out.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
+    (out / NOTES).mkdir(exist_ok=True)
+    write_json(path, description)
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file is none or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def only_build(out: Path) -> Iterator[None]:
+    """Keep a second build out of the folder; the lock goes when the process does."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise DataError(f"{out}: another build is at work in this folder; wait for it.") from error
+    finally:
+        os.close(descriptor)
+
+
+def first_cut(out: Path, fingerprint: str, cut: Callable[[], list[int]]) -> list[int]:
+    """How many samples each shard has: as `cut` said when the folder was begun.
+
+    Where shards end by the size of files, they still end there once files are mended or gone.
+    """
+    path = out / NOTES / "cuts.json"
+    before = read_object(path)
+    if before.get("fingerprint") == fingerprint:
+        return list(before["sizes"])
+    sizes = cut()
+    write_json(path, {"fingerprint": fingerprint, "sizes": sizes})
+    return sizes
