@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 USERS_OWN = {"timm"}
 """Used where it is installed, and never installed by us: it drags in a build of torchvision."""
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "reproduce.md"]
-OUTSIDE = {"cd", "git", "pip", "tar", "ls", "cat", "tail", "squeue", "scancel", "export", "source"}
+OUTSIDE = set("cd git pip tar ls cat head tail srun squeue scancel export source".split())
 
 
 def distribution(requirement: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -40,12 +41,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_configs(folder: Path) -> None:
-    """The configurations; 48 images teach the demo nothing, so it takes whatever labels come."""
+    """The configurations; so few images teach nothing, so whatever labels come are taken."""
     shutil.copytree(ROOT / "configs", folder)
-    demo = folder / "demo.yaml"
-    text = demo.read_text()
-    assert "\nlabels:\n" in text
-    demo.write_text(text.replace("\nlabels:\n", "\nlabels:\n  gate: {enabled: false}\n"))
+    for name in ("demo.yaml", "voc-mini.yaml"):
+        text = (folder / name).read_text()
+        assert "\nlabels:\n" in text
+        text = text.replace("\nlabels:\n", "\nlabels:\n  gate: {enabled: false}\n")
+        if name == "voc-mini.yaml":
+            text, changes = re.subn(r"\n  (rounds|epochs): \d+\n", r"\n  \1: 1\n", text)
+            assert changes == 3, "of the classifier and of the rounds"
+        (folder / name).write_text(text)
 
 
 def make_voc(folder: Path, root: Path) -> None:
@@ -93,7 +98,13 @@ def make_folder(folder: Path, root: Path) -> None:
     folder.mkdir()
     for number in range(3):
         write_jpeg(folder / f"image{number}.jpg", draw_scene(2, "own", number, 96).image)
-    (root / "labels.csv").write_text("image0.jpg,cat;dog\nimage1.jpg,dog\nimage2.jpg,cat\n")
+    (root / "train.csv").write_text("image0.jpg,cat;dog\nimage1.jpg,dog\n")
+    (root / "val.csv").write_text("image2.jpg,cat\n")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "masks").mkdir()
+    (root / "masks" / "image2.png").write_bytes(
+        encode_labels(np.tile(np.array([0, 1], np.uint8), (96, 48)), voc_palette(2))
+    )
     shutil.copy(folder / "image0.jpg", root / "photo.jpg")
 
 
