@@ -23,7 +23,8 @@ README = ROOT / "README.md"
 USERS_OWN = {"timm"}
 """Used where it is installed, and never installed by us: it drags in a build of torchvision."""
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "reproduce.md"]
-OUTSIDE = set("cd git pip tar ls cat head tail srun squeue scancel export source".split())
+OUTSIDE = {"cd", "git", "pip", "tar", "ls", "cat", "head", "tail", "export", "source"}
+OUTSIDE |= {"srun", "squeue", "scancel"}
 
 
 def distribution(requirement: str) -> str:
@@ -167,11 +168,10 @@ def test_the_readme_shows_the_demo_and_the_slurm_line() -> None:
 def test_every_test_that_the_readme_names_for_a_promise_exists() -> None:
     page = README.read_text("utf-8")
     files = re.findall(r"`(tests/[\w/]+\.py)`", page)
-    assert len(files) >= 10
     assert [name for name in files if not (ROOT / name).is_file()] == []
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     names = re.findall(r"`(test_\w+)`", page)
-    assert len(names) >= 5
+    assert len(names) >= 20
     assert [name for name in names if f"def {name}(" not in written] == []
 
 
