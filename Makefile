@@ -56,7 +56,7 @@ ci: .venv/development
 
 # DeepSpeed's setup imports torch, which an isolated build would not see.
 .venv/development: .venv/runtime
-	$(PIP) $(PINNED) --no-build-isolation -e '.[dev,pretrained]'
+	$(PIP) $(PINNED) --no-build-isolation -e '.[dev,pretrained,tensorboard]'
 	$(PIP) $(PINNED) --no-build-isolation -e '.[deepspeed]'
 	touch $@
 

@@ -69,6 +69,14 @@ def report(wanted: argparse.Namespace) -> int:
     return 0
 
 
+def tensorboard(wanted: argparse.Namespace) -> int:
+    """Write the curves of a run, finished or not, for TensorBoard."""
+    from auxdist.observe.tensorboard import write_tensorboard
+
+    print(f"tensorboard --logdir {write_tensorboard(_run(wanted))}")
+    return 0
+
+
 def evaluate(wanted: argparse.Namespace) -> int:
     """Measure the network of a run on a split with ground truth."""
     run = _run(wanted)
@@ -220,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     _add_check(add(check))
-    for verb in (status, report):
+    for verb in (status, report, tensorboard):
         add(verb).add_argument("run", type=Path, help="run folder")
     _add_evaluate(add(evaluate))
     _add_predict(add(predict))

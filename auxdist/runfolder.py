@@ -46,6 +46,11 @@ class RunFolder:
         return self.root / "report.html"
 
     @property
+    def tensorboard(self) -> Path:
+        """What TensorBoard is pointed at."""
+        return self.root / "tensorboard"
+
+    @property
     def examples(self) -> Path:
         """A picture of some training images with their labels in all rounds."""
         return self.root / "examples.png"

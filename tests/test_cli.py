@@ -96,7 +96,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    verbs = "check status report evaluate predict import-weights labels ablate"
+    verbs = "check status report tensorboard evaluate predict import-weights labels ablate"
     for verb in verbs.split():
         assert re.search(rf"^    {verb}\s+\w", out, re.MULTILINE)
 

@@ -14,7 +14,7 @@ from auxdist import __version__
 from auxdist.config import Config, GateConfig
 from auxdist.errors import DataError
 from auxdist.labels.statistics import Statistics, Totals
-from auxdist.runfolder import file_sha256, write_json
+from auxdist.runfolder import RunFolder, file_sha256, rounds_in, write_json
 
 SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
@@ -176,6 +176,17 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: the folder is not finished, or its manifest is damaged or of another schema.
     """
     return _read_manifest(folder / MANIFEST_NAME)
+
+
+def finished_manifests(run: RunFolder) -> dict[int, Manifest]:
+    """The manifests of the finished rounds of labels of a run, in order.
+
+    Raises:
+        DataError: one is damaged.
+    """
+    folders = {round: run.labels(round) for round in rounds_in(run.labels(0).parent)}
+    finished = {r: folder for r, folder in folders.items() if (folder / MANIFEST_NAME).exists()}
+    return {round: read_manifest(folder) for round, folder in finished.items()}
 
 
 def read_rejected(folder: Path) -> Manifest:

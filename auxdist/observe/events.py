@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -60,6 +61,17 @@ def read_events(run: RunFolder, rank: int = 0) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(record, dict) and "kind" in record:
                 yield record
+
+
+def steps_by_round(run: RunFolder) -> dict[int, list[dict[str, Any]]]:
+    """Step records by round. A step that was done again counts once, one set aside not at all."""
+    steps: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for record in read_events(run):
+        if record["kind"] == "rollback":
+            steps = defaultdict(dict, {r: s for r, s in steps.items() if r < record["round"]})
+        if record["kind"] == "step":
+            steps[record["round"]][record["step"]] = record
+    return {round: [steps[round][s] for s in sorted(steps[round])] for round in sorted(steps)}
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from auxdist.config import Config
 from auxdist.configfile import dump_config, load_config
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.tables import read_measurement
-from auxdist.labels.manifest import MANIFEST_NAME, Manifest, read_manifest
+from auxdist.labels.manifest import finished_manifests
 from auxdist.labels.statistics import Totals
 from auxdist.observe.charts import Curve, curves_chart, miou_chart, shares_chart
-from auxdist.observe.events import read_events
+from auxdist.observe.events import steps_by_round
 from auxdist.records import CLASSIFIER_ROUND
 from auxdist.runfolder import RunFolder, read_failure, write_text
 
@@ -75,10 +74,10 @@ def render(run: RunFolder, state: str | None = None) -> str:
 
 
 def _charts(run: RunFolder, config: Config, rows: list[Row]) -> dict[str, Any]:
-    stages = _stages(run)
+    stages = steps_by_round(run)
     rounds = [row for row in rows if row.name != _CAM_ONLY]
     cam = next((row.labels for row in rows if row.name == _CAM_ONLY), None)
-    manifests = _manifests(run, config)
+    manifests = finished_manifests(run)
     names = [f"round {round}" for round in manifests]
     shares = [_shares(manifest.totals) for manifest in manifests.values()]
     return {
@@ -133,17 +132,6 @@ def _class_facts(run: RunFolder, config: Config) -> dict[str, Any]:
     return {"classes": [], "classes_of": ""}
 
 
-def _stages(run: RunFolder) -> dict[int, list[dict[str, Any]]]:
-    """Step records by round. A step that was done again counts once, one set aside not at all."""
-    steps: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for record in read_events(run):
-        if record["kind"] == "rollback":
-            steps = defaultdict(dict, {r: s for r, s in steps.items() if r < record["round"]})
-        if record["kind"] == "step":
-            steps[record["round"]][record["step"]] = record
-    return {round: [steps[round][s] for s in sorted(steps[round])] for round in sorted(steps)}
-
-
 def _loss_chart(stages: dict[int, list[dict[str, Any]]]) -> str:
     groups = {
         "classifier": [round for round in stages if round == CLASSIFIER_ROUND],
@@ -184,17 +172,6 @@ def _curve(name: str, points: list[tuple[int, float]]) -> Curve:
         [group[-1][0] + 1 for group in groups],
         [sum(value for _, value in group) / len(group) for group in groups],
     )
-
-
-def _manifests(run: RunFolder, config: Config) -> dict[int, Manifest]:
-    """Manifests of the finished rounds of labels.
-
-    Raises:
-        DataError: one is damaged.
-    """
-    folders = {round: run.labels(round) for round in range(config.train.rounds + 1)}
-    finished = {r: folder for r, folder in folders.items() if (folder / MANIFEST_NAME).exists()}
-    return {round: read_manifest(folder) for round, folder in finished.items()}
 
 
 def _shares(totals: Totals) -> dict[str, float]:

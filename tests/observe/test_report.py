@@ -4,66 +4,16 @@ import io
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
+from finishedrun import empty_run, finished_run, measured
 
-from auxdist.config import Config, DataConfig, ModelConfig, TrainConfig
-from auxdist.configfile import dump_config, load_config
+from auxdist.configfile import load_config
 from auxdist.errors import ConfigError, DataError
-from auxdist.evaluate.confusion import Measurement
 from auxdist.jobs.status import status_of
-from auxdist.labels.manifest import Manifest, Provenance, write_manifest
-from auxdist.labels.statistics import Changes, Statistics, Totals
 from auxdist.observe import report
-from auxdist.observe.events import EventLog
-from auxdist.observe.report import _stages, render, write_report
+from auxdist.observe.events import EventLog, steps_by_round
+from auxdist.observe.report import render, write_report
 from auxdist.runfolder import RunFolder, write_json, write_text
-
-CLASSES = ("<script>alert(1)</script>", "cat", "dog")
-
-
-def empty_run(root: Path) -> RunFolder:
-    run = RunFolder(root)
-    config = Config(
-        name="demo",
-        data=DataConfig(train="/data/train", val="/data/val"),
-        model=ModelConfig(num_classes=3, backbone="small"),
-        train=TrainConfig(rounds=2),
-    )
-    write_text(run.config, dump_config(config))
-    return run
-
-
-def measured(right: int) -> Measurement:
-    """Every class has `right` of 100 pixels right; the rest is taken for background."""
-    matrix = np.zeros((4, 5), dtype=np.int64)
-    matrix[0, 0] = 100
-    for c in (1, 2, 3):
-        matrix[c, c], matrix[c, 0], matrix[c, 4] = right, 90 - right, 10
-    return Measurement(matrix, 5, 3)
-
-
-def finished_run(root: Path) -> RunFolder:
-    run = empty_run(root)
-    results = {"cam-round-00": 20} | {f"labels-round-{r:02d}": 40 + 15 * r for r in range(3)}
-    results |= {"val-round-00": 35, "val-round-01": 60}
-    for name, right in results.items():
-        record = {"name": name, "classes": CLASSES, **measured(right).as_json()}
-        write_json(run.evaluation(name), record)
-    with EventLog(run, 0, console=io.StringIO()) as log:
-        for round in (-1, 0, 1):
-            for step in [*range(0, 200, 10), *range(150, 400, 10)]:  # restarted on the way
-                decay = (1 - step / 400) ** 0.9
-                loss = (3 - 0.5 * round) * (0.3 + decay) + 0.1 * np.sin(step)
-                log.write("step", round=round, step=step, total=400, loss=loss, decay=decay)
-    for round in range(3):
-        classes = [10, 5, 5 + 10 * round]
-        totals = Totals(100, background=50, ignore=30 - 10 * round, classes=tuple(classes))
-        statistics = Statistics(totals, Changes.none(3))
-        manifest = Manifest(round, round - 1, Provenance("", ""), (), statistics, {"x": "?"})
-        write_manifest(run.labels(round), manifest)
-    write_json(run.complete, {})
-    return run
 
 
 def test_report_shows_the_measurements(tmp_path: Path) -> None:
@@ -81,10 +31,10 @@ def test_report_shows_the_measurements(tmp_path: Path) -> None:
 
 def test_curves_of_rounds_that_were_set_aside_are_not_drawn(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
-    assert list(_stages(run)) == [-1, 0, 1]
+    assert list(steps_by_round(run)) == [-1, 0, 1]
     with EventLog(run, 0, console=io.StringIO()) as log:
         log.write("rollback", round=1, folder="x")
-    assert list(_stages(run)) == [-1, 0]
+    assert list(steps_by_round(run)) == [-1, 0]
 
 
 def test_report_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
