@@ -114,6 +114,7 @@ def ablate(wanted: argparse.Namespace) -> int:
         ablation_table,
         chosen_variants,
         run_ablation,
+        without_repeats,
         write_page,
     )
 
@@ -121,6 +122,8 @@ def ablate(wanted: argparse.Namespace) -> int:
     name = load_config(wanted.config, wanted.set).name
     root = (wanted.out or Path("runs") / f"{name}-ablation").absolute()
     ablation = Ablation(wanted.config, root, wanted.procs, wanted.set, variants, wanted.seeds)
+    if wanted.variants is None:
+        ablation = without_repeats(ablation)
     outcome = run_ablation(ablation)
     if outcome.message:
         print(outcome.message, file=sys.stderr)

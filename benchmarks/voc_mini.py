@@ -26,13 +26,16 @@ from auxdist.jobs.ablate import VARIANTS
 from auxdist.runfolder import RunFolder, read_failure
 
 CONFIG = "configs/voc-mini.yaml"
+WHOLE = VARIANTS["unary"]
+"""Settings of everything here: AuxSegNet+ with all its parts, from which switches take one away."""
 LOOPS = {
     "as-configured": "auxsegnet+",
+    "no-unary": "auxsegnet+ without the unary term",
     "auxsegnet": "auxsegnet",
     "first-labels": "auxsegnet+, labels never refreshed",
 }
 """Variants that run all rounds, and their names on the page."""
-SWITCHES = [name for name in VARIANTS if name != "first-labels"]
+SWITCHES = [name for name in VARIANTS if name not in ("first-labels", "unary")]
 """Variants that run one round, at half the resolution: each costs minutes."""
 SHORT = (
     "data.image_scale=0.5",
@@ -47,7 +50,9 @@ SHORT = (
 
 def main() -> None:
     """Parse the command line, run what is missing, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, metavar="VOC", help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(0 1)")
@@ -95,7 +100,7 @@ def build(root: Path, out: Path, split: str) -> None:
 def ablation(runs: Path, seed: int, names: Sequence[str], *settings: str) -> list[str | Path]:
     """The command that runs variants with one seed."""
     data = (f"data.train={runs.parent / 'train'}", f"data.val={runs.parent / 'val'}")
-    words = [word for text in (*data, *settings) for word in ("--set", text)]
+    words = [word for text in (*data, *WHOLE, *settings) for word in ("--set", text)]
     command: list[str | Path] = ["-m", "auxdist.cli", "ablate", CONFIG, "--out", runs]
     return [*command, "--seeds", str(seed), "--variants", *names, *words]
 
@@ -134,6 +139,7 @@ def page(out: Path, seeds: Sequence[int]) -> str:
     """All figures as Markdown."""
     config = load_config(CODE / CONFIG)
     command = "python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results"
+    views = len(config.labels.refresh_scales) * (1 + config.labels.refresh_flip)
     images = [load_index(out / split).num_samples for split in ("train", "val")]
     return f"""# voc-mini: the method on real photographs
 
@@ -143,8 +149,13 @@ on {machine()} One core for each seed.
 {images[0]} photographs of VOC train to learn from, {images[1]} of VOC val to measure on, saliency \
 maps of U2-Net,
 EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
-{config.train.epochs} epochs. mIoU in per cent over 21 classes; an ignored pixel of a label counts \
-as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ or its authors.
+{config.train.epochs} epochs.
+"auxsegnet+" is AuxSegNet+ with all its parts, {", ".join(f"`{text}`" for text in WHOLE)} too.
+Other than published, a refresh averages {views} views of an image, the first CAMs \
+{len(config.labels.cam_scales)} scales,
+post-processing {len(config.evaluate.scales)}. mIoU in per cent over 21 classes; an ignored pixel \
+of a label counts as missed. These are numbers of auxdist on a small subset, not of AuxSegNet+ \
+or its authors.
 
 ## Rounds
 
@@ -237,12 +248,12 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
                 )
         labels, network = "labels-round-01", "val-round-00"
         rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
-        settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "as in the file"
+        settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "all parts"
         listed.append(f"- `{name}`: {settings}")
     table = text_table(["variant", "labels after the round", "val, single scale"], rows)
     return f"""## Switches
 
-One round with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), from the same
+One round with each switch turned, starting from "auxsegnet+" above ({", ".join(f"`{text}`" for text in SHORT)}), from the same
 first labels ({over_seeds(starts, "labels-round-00")}) and classifier. Labels are those that the \
 refresh makes after the round. Mean and
 standard deviation over the same seeds.

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from auxdist.config import Config
@@ -41,11 +41,12 @@ _NO_CLASSIFICATION = ("model.branches.classification=false",)
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as-configured": (),
-    "auxsegnet": ("model.method=auxsegnet",),
+    "auxsegnet": ("model.method=auxsegnet", "model.affinity.whiten=false", *_NO_UNARY),
     "no-whitening": ("model.affinity.whiten=false",),
     "no-unary": _NO_UNARY,
-    "unary-features": ("model.affinity.unary_pred=off",),
-    "unary-added": ("model.affinity.unary_pred=add",),
+    "unary": ("model.affinity.unary=true", "model.affinity.unary_pred=gated"),
+    "unary-features": ("model.affinity.unary=true", "model.affinity.unary_pred=off"),
+    "unary-added": ("model.affinity.unary=true", "model.affinity.unary_pred=add"),
     "renormalised": ("model.affinity.renormalise_rows=true",),
     "own-affinity": ("model.affinity.predictions=own",),
     "features-only": ("model.affinity.predictions=off", "model.affinity.unary_pred=off"),
@@ -114,6 +115,20 @@ def chosen_variants(
             "or --add one."
         )
     return {name: known[name] for name in wanted}
+
+
+def without_repeats(ablation: Ablation) -> Ablation:
+    """The ablation without variants that are what one before them is, such as a switch already off.
+
+    Raises:
+        ConfigError: the configuration, or a setting, cannot be read.
+    """
+    kept: dict[str, Config] = {}
+    for name, own in ablation.variants.items():
+        config = Request(ablation.config_file, [*ablation.settings, *own], ablation.root).config()
+        if config not in kept.values():
+            kept[name] = config
+    return replace(ablation, variants={name: ablation.variants[name] for name in kept})
 
 
 def run_ablation(ablation: Ablation) -> Outcome:

@@ -21,6 +21,7 @@ from auxdist.jobs.ablate import (
     ablation_table,
     chosen_variants,
     run_ablation,
+    without_repeats,
 )
 from auxdist.jobs.local import Outcome
 from auxdist.labels.store import latest_round
@@ -170,7 +171,8 @@ def test_a_stop_ends_the_whole_ablation(done: Ablation, monkeypatch: pytest.Monk
 def test_every_named_variant_is_a_valid_configuration(config: str, name: str) -> None:
     base, variant = (load_config(CONFIGS / config, own) for own in ((), VARIANTS[name]))
     assert validate(variant) == validate(base) == []
-    assert (variant == base) == (name == "as-configured")
+    as_shipped = ("as-configured", "unary" if base.model.affinity.unary else "no-unary")
+    assert (variant == base) == (name in as_shipped)
 
 
 @pytest.mark.parametrize("text", ["labels.cam_threshold=0.3", "data.image_scale=0.5", "seed=4"])
@@ -202,6 +204,14 @@ def test_variants_that_cannot_run_are_refused_before_anything_does(
 def test_an_unknown_variant_names_those_that_there_are() -> None:
     with pytest.raises(ConfigError, match=r"--variants no-uanry: .* no-whitening, no-unary"):
         chosen_variants(["no-uanry"])
+
+
+def test_a_switch_that_is_turned_already_is_no_variant(config_file: Path) -> None:
+    on, off = VARIANTS["unary"], VARIANTS["no-unary"]
+    variants = {"as-configured": (), "on": on, "off": off, "again": off}
+    for settings, kept in ((on, ["as-configured", "off"]), (off, ["as-configured", "on"])):
+        ablation = Ablation(config_file, Path("x"), settings=settings, variants=variants)
+        assert list(without_repeats(ablation).variants) == kept
 
 
 def test_the_table_has_mean_and_spread_over_seeds(tmp_path: Path, config_file: Path) -> None:
