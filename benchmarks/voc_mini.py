@@ -253,7 +253,8 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
     table = text_table(["variant", "labels after the round", "val, single scale"], rows)
     return f"""## Switches
 
-One round with each switch turned, starting from "auxsegnet+" above ({", ".join(f"`{text}`" for text in SHORT)}), from the same
+One round of "auxsegnet+" with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), \
+from the same
 first labels ({over_seeds(starts, "labels-round-00")}) and classifier. Labels are those that the \
 refresh makes after the round. Mean and
 standard deviation over the same seeds.
