@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ def within_memory(look: Callable[[], Found], name: str, size: Sequence[int], adv
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        torch.cuda.empty_cache()
+    free_memory()  # only here: the error would hold on to what `look` had
     try:
         return look()
     except Exception as error:
@@ -33,6 +34,15 @@ def within_memory(look: Callable[[], Found], name: str, size: Sequence[int], adv
             raise
         pixels = f"{size[1]}x{size[0]} pixels"
         raise DataError(f"{name} ({pixels}): does not fit into memory; {advice}.") from error
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, also what refers to itself, as networks in DDP do.
+
+    Python does that by itself only now and then, and does not see how large they are on a GPU.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:

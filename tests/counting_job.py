@@ -23,7 +23,7 @@ class CountingJob(Job):
     """Counts to plan["steps"], one every plan["step_s"] seconds; goes on where it stopped."""
 
     def work(
-        self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
+        self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence
     ) -> None:
         """Count; every rank notes who and where it is."""
         plan = json.loads((run.root / "plan.json").read_text())
@@ -39,8 +39,8 @@ class CountingJob(Job):
                 raise Stopped(f"saved at step {step}.")
             misbehave(run, plan, world, step)
             time.sleep(plan["step_s"])
-            if fence:
-                fence.check()
+            fence.check()
+            if world.is_main:
                 write_json(state, {"step": step + 1})
         misbehave(run, plan, world, plan["steps"])
 

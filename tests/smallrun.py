@@ -11,9 +11,10 @@ from shardmaker import make_shards
 
 from auxdist.config import Config
 from auxdist.configfile import config_from_mapping
+from auxdist.jobs.job import raise_fence
 from auxdist.observe.events import EventLog
 from auxdist.runfolder import RunFolder
-from auxdist.train.guard import Fence, StopFlag
+from auxdist.train.guard import StopFlag
 from auxdist.train.loop import Surroundings
 from auxdist.train.rounds import Rounds
 from auxdist.world import World
@@ -75,7 +76,7 @@ def do_tasks(
 ) -> None:
     """Do the open tasks of a run, or those of these names, in this process."""
     torch.set_num_threads(1)
-    fence = Fence.raise_new(run) if world.is_main else None
+    fence = raise_fence(run, world)
     with EventLog(run, world.rank, console=io.StringIO()) as events:
         around = Surroundings(run, world, events, stop or StopFlag(), fence)
         for task in Rounds(around, config).tasks():

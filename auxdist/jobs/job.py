@@ -23,7 +23,7 @@ from auxdist.configfile import load_config
 from auxdist.errors import AuxdistError, DiskFull, LaunchError, PeerFailed, Stopped
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
-from auxdist.train.guard import Fence, StopFlag, current_incarnation
+from auxdist.train.guard import Fence, StopFlag
 
 if TYPE_CHECKING:
     from auxdist.world import World
@@ -72,7 +72,7 @@ class Job:
             raise full from error
 
     def work(
-        self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
+        self, run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence
     ) -> None:
         """The run itself, on all ranks."""
         from auxdist.train.rounds import run_all
@@ -91,16 +91,15 @@ class Job:
         with joined(device, config.compute.timeout_s) as world:
             fence = raise_fence(run, world)
             require_own_gpu(world, may_be_bound=allocation is not None)
-            incarnation = world.from_main(fence.incarnation if fence else 0)
             try:
-                with _errors_of_the_newest_start(run, incarnation):
+                with _errors_of_the_newest_start(fence):
                     self.work(run, config, world, stop, fence)
-                if fence:
+                if world.is_main:
                     fence.check()
                     _finish(run, config)
             except Stopped as stopped:
                 if allocation:
-                    _leave_allocation(allocation, run, fence, world, stopped)
+                    _leave_allocation(allocation, fence, world, stopped)
                 raise
             world.barrier()
         if allocation:
@@ -108,7 +107,7 @@ class Job:
 
 
 @contextmanager
-def _errors_of_the_newest_start(run: RunFolder, incarnation: int) -> Iterator[None]:
+def _errors_of_the_newest_start(fence: Fence) -> Iterator[None]:
     """What a superseded start runs into is not the run's failure.
 
     Raises:
@@ -119,12 +118,12 @@ def _errors_of_the_newest_start(run: RunFolder, incarnation: int) -> Iterator[No
     except (Stopped, PeerFailed):
         raise
     except AuxdistError as error:
-        if current_incarnation(run) > incarnation:
-            raise Stopped(
-                f"{run.root}: start {incarnation} of the run met an error, but a newer one has "
-                f"begun meanwhile: {error}"
-            ) from error
-        raise
+        if fence.is_newest:
+            raise
+        raise Stopped(
+            f"{fence.run.root}: start {fence.incarnation} of the run met an error, but a newer one "
+            f"has begun meanwhile: {error}"
+        ) from error
 
 
 def wanted_device(config: Config, is_allocated: bool) -> str:
@@ -156,17 +155,16 @@ def require_own_gpu(world: World, may_be_bound: bool) -> None:
         )
 
 
-def raise_fence(run: RunFolder, world: World) -> Fence | None:
-    """Begin a new incarnation of the run; the main rank holds its fence.
+def raise_fence(run: RunFolder, world: World) -> Fence:
+    """Begin a new incarnation of the run; every rank gets its fence.
 
     When this returns on any rank, every earlier start of the run is fenced off.
     """
-    fence = None
+    incarnation = 0
     if world.is_main:
         run.failure.unlink(missing_ok=True)
-        fence = Fence.raise_new(run)
-    world.barrier()
-    return fence
+        incarnation = Fence.raise_new(run).incarnation
+    return Fence(run, world.from_main(incarnation))
 
 
 def record_failure(run: RunFolder, error: AuxdistError) -> bool:
@@ -235,13 +233,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which means never
 
 
-def _leave_allocation(
-    allocation: Allocation, run: RunFolder, fence: Fence | None, world: World, stopped: Stopped
-) -> None:
+def _leave_allocation(allocation: Allocation, fence: Fence, world: World, stopped: Stopped) -> None:
     """After a stop under SLURM: have the job queued again, unless it is not wanted any more."""
-    if fence and current_incarnation(run) != fence.incarnation:
+    if not fence.is_newest:
         name = f"{allocation.job_id}.{allocation.restart}.superseded"
-        (run.launch / name).touch()  # the batch script then does not queue this job again
+        (fence.run.launch / name).touch()  # the batch script then does not queue this job again
         return
     try:
         if world.is_main and allocation.requeue():

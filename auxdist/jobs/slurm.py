@@ -45,15 +45,18 @@ class Allocation:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
     def requeue(self) -> bool:
-        """Queue this job again if it runs; not when it was cancelled. True where SLURM did.
+        """Queue this job again if it runs. True where SLURM did.
+
+        Not when it was cancelled, or when what runs is a later start, on other nodes.
 
         Raises:
             LaunchError: SLURM refused.
         """
-        if job_state(self.job_id) != "RUNNING":
+        shown = _shown(self.job_id)
+        is_newest = int(_word(shown, "Restarts") or 0) <= self.restart
+        if _word(shown, "JobState") != "RUNNING" or not is_newest:
             return False
-        command = ["scontrol", "requeue", self.job_id]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = _scontrol("requeue", self.job_id)
         if result.returncode:
             raise LaunchError(
                 f"SLURM refused to queue job {self.job_id} again ({result.stderr.strip()}); "
@@ -81,20 +84,35 @@ def job_state(job_id: str) -> str | None:
     Raises:
         LaunchError: there is no scontrol here, or it or its controller does not answer.
     """
-    command = ["scontrol", "show", "job", "--oneliner", job_id]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(
-            f"scontrol: cannot be asked about job {job_id} ({error}); ask on a node of the cluster."
-        ) from error
-    if found := re.search(r"\bJobState=(\S+)", result.stdout):
-        return found.group(1)
+    return _word(_shown(job_id), "JobState")
+
+
+def _shown(job_id: str) -> str:
+    """What SLURM tells of a job; empty where it knows no such job."""
+    result = _scontrol("show", "job", "--oneliner", job_id)
+    if _word(result.stdout, "JobState"):
+        return result.stdout
     if "Invalid job id" in result.stderr:
-        return None
+        return ""
     raise LaunchError(
         f"scontrol: does not say how job {job_id} is ({result.stderr.strip()}); try again."
     )
+
+
+def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+    command = ["scontrol", *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(
+            f"scontrol: cannot be asked about job {words[-1]} ({error}); ask on a node of the "
+            "cluster."
+        ) from error
+
+
+def _word(shown: str, field: str) -> str | None:
+    found = re.search(rf"\b{field}=(\S+)", shown)
+    return found.group(1) if found else None
 
 
 def is_unfinished(state: str | None) -> bool:

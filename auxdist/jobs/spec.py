@@ -119,8 +119,12 @@ def _teardown(run: RunFolder, max_restarts: int) -> list[str]:
         f'restarts={launch}/"${{SLURM_JOB_ID}}.restarts"',
         f'superseded={launch}/"${{SLURM_JOB_ID}}.${{SLURM_RESTART_COUNT:-0}}.superseded"',
         'count=$(cat "$restarts" 2>/dev/null | wc -c)',
+        # After a node was lost and came back, what runs may be a later start, on other nodes.
+        'newest=$(scontrol show job --oneliner "$SLURM_JOB_ID" | '
+        "sed -n 's/.*\\bRestarts=\\([0-9]*\\).*/\\1/p')",
         f"if [ $rc -ne 0 ] && [ ! -e {shlex.quote(str(run.failure))} ] "
-        f'&& [ ! -e "$superseded" ] && [ "$count" -lt {max_restarts} ]; then',
+        f'&& [ ! -e "$superseded" ] && [ "$count" -lt {max_restarts} ] '
+        '&& [ "${newest:-0}" -le "${SLURM_RESTART_COUNT:-0}" ]; then',
         f'  echo "auxdist: a process was lost (exit code $rc); '
         f'restart $((count + 1)) of {max_restarts}" >&2',
         '  printf x >> "$restarts"',

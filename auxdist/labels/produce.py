@@ -178,6 +178,7 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
 def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample) -> LabelMaps:
     if production.stop():
         raise Stopped
+    production.require_newest()
     source = read_sample(production.index, shard, sample)
     advice = "labels look at whole images; begin a new run with a smaller data.image_scale"
     maps = within_memory(partial(maker.make, source), sample.key, source.image.shape, advice)
@@ -198,6 +199,7 @@ def _agree(production: Production, round: int, done: _Done) -> int:
             f"{done.quarantined}:\n{examples}"
         )
     if stopped:
+        production.require_newest()  # which says it better
         raise Stopped(f"labels of round {round}: finished shards are saved; run again to go on.")
     return int(made)
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from auxdist import __version__
-from auxdist.errors import CheckpointError
-from auxdist.records import Position
+from auxdist.errors import CheckpointError, DataError
+from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder, file_sha256, sync_file, sync_folder, write_json
 from auxdist.train.engine import State
 
@@ -108,6 +108,7 @@ def latest_checkpoint(run: RunFolder, round: int) -> Checkpoint | None:
 
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged.
+        DataError: the file system does not let one be read.
     """
     folders = reversed(_by_step(run.checkpoints(Position(round, 0).stage)))
     problems = []
@@ -117,7 +118,7 @@ def latest_checkpoint(run: RunFolder, round: int) -> Checkpoint | None:
         except CheckpointError as problem:
             problems.append(str(problem))
     if problems:
-        raise CheckpointError("\n".join(problems))
+        raise CheckpointError("\n".join([*problems, _way_out(run, round)]))
     return None
 
 
@@ -126,14 +127,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing, or its bytes are not those of the manifest.
+        DataError: the file system does not let it be read, which says nothing of what is there.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, expected in manifest["sha256"].items():
             if file_sha256(folder / name) != expected:
                 raise CheckpointError(
-                    f"{folder / name}: its bytes are not those of the manifest; it is damaged. "
-                    "Delete the folder to go on from the checkpoint before it."
+                    f"{folder / name}: is damaged, its bytes are not those of the manifest."
                 )
         return Checkpoint(
             folder,
@@ -143,17 +144,34 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             manifest["sha256"][WEIGHTS],
             manifest.get("images_sha256", ""),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: is not a whole checkpoint ({error!r}). Delete the folder to go on from the "
-            "checkpoint before it."
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: is not a whole checkpoint ({error!r}).") from error
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}); mend the file system, then give the "
+            "same command again."
         ) from error
 
 
-def prune_checkpoints(run: RunFolder, round: int, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left."""
-    parent = run.checkpoints(Position(round, 0).stage)
-    for folder in [*_by_step(parent)[:-keep], *parent.glob(".step-*.tmp")]:
+def _way_out(run: RunFolder, round: int) -> str:
+    """What to do where nothing of a stage is left. Later labels and networks came of it."""
+    if round == CLASSIFIER_ROUND:
+        return "Everything else in the run came of this classifier: begin a new run."
+    return (
+        f"`auxdist labels rollback {run.root} {round}` sets the stage aside, with what came of it; "
+        "the same command then trains it anew."
+    )
+
+
+def prune_checkpoints(run: RunFolder, saved: Position, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left.
+
+    `saved` is the newest: one of a later step was damaged, or the stage had gone on from there.
+    """
+    parent = run.checkpoints(saved.stage)
+    folders = _by_step(parent)
+    whole = folders[: folders.index(run.checkpoint(saved.stage, saved.step)) + 1]
+    for folder in [*folders[len(whole) :], *whole[:-keep], *parent.glob(".step-*.tmp")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

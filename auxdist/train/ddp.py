@@ -73,6 +73,9 @@ class DdpEngine:
             weights_of(self._trainee.net), {name: m.cpu().clone() for name, m in momentum.items()}
         )
 
+    def close(self) -> None:
+        """Nothing is held elsewhere."""
+
 
 def _distributed(module: nn.Module) -> DistributedDataParallel:
     """`module` under DDP. Its buffers are constants, so they are not sent round at every step."""

@@ -61,6 +61,10 @@ class Engine(Protocol):
         """The whole training state, on every rank (all ranks must call it)."""
         ...
 
+    def close(self) -> None:
+        """Let go of what would hold memory after the stage."""
+        ...
+
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
     """A copy of the network's weights on the CPU."""

@@ -35,7 +35,10 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Fence:
-    """Keeps a process of an earlier start, which its cluster lost sight of, from writing."""
+    """Keeps a process of an earlier start, which its cluster lost sight of, from writing.
+
+    Every rank of a start holds one.
+    """
 
     run: RunFolder
     incarnation: int
@@ -47,15 +50,21 @@ class Fence:
         write_text(run.incarnation, f"{incarnation}\n")
         return cls(run, incarnation)
 
+    @property
+    def is_newest(self) -> bool:
+        """False once a later start of the run has begun."""
+        # Another node may see an older number for a while, but none that is yet to come.
+        return current_incarnation(self.run) <= self.incarnation
+
     def check(self) -> None:
         """Return if this is still the newest start of the run.
 
         Raises:
             Stopped: the run was started again meanwhile.
         """
-        if (newest := current_incarnation(self.run)) != self.incarnation:
+        if not self.is_newest:
             raise Stopped(
-                f"{self.run.root}: this is start {self.incarnation} of the run, but start {newest} "
+                f"{self.run.root}: this is start {self.incarnation} of the run, but a later one "
                 "has begun meanwhile; nothing more is written from here."
             )
 

@@ -32,17 +32,15 @@ class Surroundings:
     world: World
     events: EventLog
     stop: StopFlag
-    fence: Fence | None
-    """Held by the main rank, the only one that writes checkpoints."""
+    fence: Fence
 
     def require_newest(self) -> None:
-        """Return if no later start of the run has begun; only the main rank looks.
+        """Return if no later start of the run has begun.
 
         Raises:
             Stopped: one has.
         """
-        if self.fence:
-            self.fence.check()
+        self.fence.check()
 
 
 @dataclass(frozen=True)
@@ -167,16 +165,16 @@ class Stage:
             return
         self._saved = step
         state = self.engine.state()
-        if self.around.fence is None:
+        if not self.around.world.is_main:
             return
-        self.around.fence.check()
+        self.around.require_newest()
         position = Position(self.start.round, step)
         run = self.around.run
         saved = save_checkpoint(
             run, position, self.total_steps, self.quarantined, state, self.images_sha256
         )
         keep = 1 if saved.is_final else self.config.keep_checkpoints
-        prune_checkpoints(run, self.start.round, keep)
+        prune_checkpoints(run, position, keep)
 
 
 class Meter:

@@ -26,6 +26,7 @@ from auxdist.labels.produce import Production, produce
 from auxdist.labels.refresh import RefinedLabels
 from auxdist.labels.store import LabelMember, LabelSet, open_labels
 from auxdist.labels.viewer import Viewer
+from auxdist.memory import free_memory
 from auxdist.model.objective import ClassifierObjective, SegmentationObjective
 from auxdist.observe.events import EventLog
 from auxdist.records import CLASSIFIER_ROUND, Batch, Position
@@ -48,9 +49,7 @@ class Task:
     do: Callable[[], None]
 
 
-def run_all(
-    run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence | None
-) -> None:
+def run_all(run: RunFolder, config: Config, world: World, stop: StopFlag, fence: Fence) -> None:
     """Do every task of the run that is not done yet, on all ranks together.
 
     Raises:
@@ -64,6 +63,7 @@ def run_all(
         around.require_newest()
         around.events.write("task", name=task.name, what="started")
         task.do()
+        free_memory()  # the network of a stage must not stand beside that of the next
         world.barrier()
         around.events.write("task", name=task.name, what="finished")
 
@@ -222,10 +222,11 @@ class Rounds:
         momentum = checkpoint.momentum() if checkpoint else {}
         groups = objective.parameter_groups()
         trainee = Trainee(net, objective, groups, config.optimiser, momentum)
+        engine = make_engine(trainee, config, self._around.world)
         stage = Stage(
             self._around,
             config,
-            make_engine(trainee, config, self._around.world),
+            engine,
             start=checkpoint.position if checkpoint else Position(round, 0),
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
@@ -235,7 +236,7 @@ class Rounds:
         )
         labels = None if is_classifier else self._labels(self._config.labels_of(round))
         # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
-        with closing(self._batches(plan, labels, stage.start.step)) as stream:
+        with closing(engine), closing(self._batches(plan, labels, stage.start.step)) as stream:
             stage.train(stream)
 
     def _require_same_images(self, checkpoint: Checkpoint) -> None:

@@ -72,6 +72,10 @@ class ZeroEngine:
         }
         return State(weights_of(self._trainee.net), momentum)
 
+    def close(self) -> None:
+        """Let go of the memory, of which DeepSpeed keeps references elsewhere."""
+        self._engine.destroy()
+
     def _restore_momentum(self) -> None:
         if not (parameters := self._with_momentum()):
             return

@@ -58,6 +58,17 @@ def test_a_refused_requeue_says_that_everything_is_saved(commands: Path) -> None
         Allocation("7", restart=0).requeue()
 
 
+@pytest.mark.parametrize(("restarts", "is_queued"), [(0, True), (1, False)])
+def test_only_the_start_that_runs_is_queued_again(
+    commands: Path, restarts: int, is_queued: bool
+) -> None:
+    """A node that comes back to the network may still hold the start before."""
+    shown = f"echo JobId=7 JobState=RUNNING Restarts={restarts} BatchFlag=1"
+    answer(commands, shown, requeue=f": > {commands}/requeued")
+    assert Allocation("7", restart=0).requeue() == is_queued
+    assert (commands / "requeued").exists() == is_queued
+
+
 def test_a_cancelled_job_is_not_queued_again(commands: Path) -> None:
     """scancel is the user's word; only a job that runs is put back."""
     answer(commands, "echo JobId=7 JobState=CANCELLED", requeue=f": > {commands}/requeued")

@@ -76,13 +76,18 @@ class Batch:
         self.run.launch.mkdir(parents=True)
         self.bin = folder / "bin"
         self.bin.mkdir()
-        self.script("scontrol", f'echo "$@" >> "{folder}/scontrol.log"; exit 1')
         self.log = folder / "scontrol.log"
+        self.controller_shows("exit 1")
 
     def script(self, name: str, body: str) -> None:
         path = self.bin / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
+
+    def controller_shows(self, shown: str) -> None:
+        """Let scontrol do this to show the job; what else it is asked is noted, and refused."""
+        body = f'if [ "$1" = show ]; then {shown}; else echo "$@" >> "{self.log}"; exit 1; fi'
+        self.script("scontrol", body)
 
     def __call__(self, srun_exit: int, restart: int = 0) -> int:
         self.script("srun", f"exit {srun_exit}")
@@ -120,6 +125,15 @@ def test_a_job_that_failed_for_good_is_not_queued_again(batch: Batch) -> None:
     batch.run.failure.write_text("{}")
     assert batch(srun_exit=2) == 2
     assert batch.requeues == 0
+
+
+def test_a_start_that_was_lost_does_not_end_the_one_after_it(batch: Batch) -> None:
+    """SLURM gave the job other nodes, and then its old ones came back to the network."""
+    batch.controller_shows("echo JobId=7 Requeue=1 Restarts=1 BatchFlag=1")
+    batch(srun_exit=1)
+    assert batch.requeues == 0
+    batch(srun_exit=1, restart=1)
+    assert batch.requeues == 1
 
 
 def test_a_job_superseded_by_a_newer_start_is_not_queued_again(batch: Batch) -> None:

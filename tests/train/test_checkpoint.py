@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, and damage is noticed."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from auxdist.errors import CheckpointError
+from auxdist.errors import CheckpointError, DataError
 from auxdist.records import Position
-from auxdist.runfolder import RunFolder
+from auxdist.runfolder import RunFolder, file_sha256
+from auxdist.train import checkpoint as checkpoint_module
 from auxdist.train.checkpoint import (
     latest_checkpoint,
     open_checkpoint,
@@ -59,7 +61,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
         manifest.unlink()
     else:
         manifest.write_text(manifest.read_text()[:20])
-    with pytest.raises(CheckpointError, match="Delete the folder"):
+    with pytest.raises(CheckpointError, match=r"damaged|not a whole checkpoint"):
         open_checkpoint(newest)
     found = latest_checkpoint(run, 0)
     assert found is not None
@@ -69,8 +71,45 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
 def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     (save_checkpoint(run, Position(0, 1), 9, 0, state(1.0)).folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match=r"not a whole checkpoint(.|\n)*rollback .* 0` sets"):
         latest_checkpoint(run, 0)
+
+
+def test_a_checkpoint_that_the_file_system_refuses_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be read now may be whole: to go on from an older one would throw it away."""
+    run = RunFolder(tmp_path)
+    for step in (1, 2):
+        newest = save_checkpoint(run, Position(0, step), 9, 0, state(1.0)).folder
+
+    def stale(path: Path) -> str:
+        if path.parent == newest:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return file_sha256(path)
+
+    monkeypatch.setattr(checkpoint_module, "file_sha256", stale)
+    with pytest.raises(
+        DataError, match=r"step-0000002: cannot be read \(Stale file handle\); mend"
+    ):
+        latest_checkpoint(run, 0)
+    monkeypatch.undo()
+    found = latest_checkpoint(run, 0)
+    assert found is not None
+    assert found.position.step == 2
+
+
+def test_pruning_keeps_what_was_saved_last_and_not_what_was_damaged_before(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (500, 1000):
+        damaged = save_checkpoint(run, Position(0, step), 2000, 0, state(1.0)).folder
+    (damaged / "manifest.json").unlink()
+    found = latest_checkpoint(run, 0)
+    assert found is not None
+    assert found.position.step == 500
+    saved = save_checkpoint(run, Position(0, 600), 2000, 0, state(2.0))
+    prune_checkpoints(run, saved.position, keep=1)
+    assert list(run.checkpoints("round-00").iterdir()) == [saved.folder]
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
@@ -109,7 +148,9 @@ def test_a_writer_killed_at_any_time_leaves_only_whole_checkpoints(tmp_path: Pat
         for folder in run.checkpoints("round-00").glob("step-*"):
             open_checkpoint(folder)
     assert latest_checkpoint(run, 0) is not None
-    prune_checkpoints(run, 0, keep=2)
+    newest = latest_checkpoint(run, 0)
+    assert newest is not None
+    prune_checkpoints(run, newest.position, keep=2)
     assert len(list(run.checkpoints("round-00").iterdir())) == 2
 
 

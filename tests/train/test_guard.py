@@ -35,5 +35,5 @@ def test_an_earlier_start_is_fenced_off(tmp_path: Path) -> None:
     first.check()
     second = Fence.raise_new(run)
     second.check()
-    with pytest.raises(Stopped, match="start 2 has begun meanwhile"):
+    with pytest.raises(Stopped, match="start 1 of the run, but a later one has begun"):
         first.check()

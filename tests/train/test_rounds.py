@@ -1,8 +1,10 @@
 """The promises of training: order, gradient, resume, and what never depends on the truth."""
 
+import gc
 import json
 import random
 import shutil
+import weakref
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +20,15 @@ from smallrun import SIZE, StopAfter, do_tasks, file_bytes, make_data, small_con
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError, ConfigError, DataError, Stopped
+from auxdist.jobs.job import raise_fence
 from auxdist.labels.manifest import read_manifest
-from auxdist.observe.events import read_events
+from auxdist.model import AuxSegNet
+from auxdist.observe.events import EventLog, read_events
 from auxdist.runfolder import RunFolder
 from auxdist.train.ddp import DdpEngine
+from auxdist.train.guard import StopFlag
 from auxdist.train.networks import final_checkpoint
+from auxdist.train.rounds import run_all
 from auxdist.world import World
 
 FIRST_TASKS = ("train classifier", "labels round-00")
@@ -299,6 +305,35 @@ def test_samples_past_the_budget_stop_the_stage(data: Path, begun: Path, tmp_pat
         for key in record["keys"]
     ]
     assert len(quarantined) > 10
+
+
+def test_the_network_of_a_stage_is_let_go_before_the_next_task(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own collector may come much later, and a GPU holds no two of them."""
+    nets: weakref.WeakSet[AuxSegNet] = weakref.WeakSet()
+    alive: list[int] = []
+    make, write = AuxSegNet.__init__, EventLog.write
+
+    def noted(self: AuxSegNet, *args: Any, **named: Any) -> None:
+        make(self, *args, **named)
+        nets.add(self)
+
+    def counted(self: EventLog, kind: str, **fields: Any) -> None:
+        if kind == "task" and fields["what"] == "started":
+            alive.append(len(nets))
+        write(self, kind, **fields)
+
+    monkeypatch.setattr(AuxSegNet, "__init__", noted)
+    monkeypatch.setattr(EventLog, "write", counted)
+    run = RunFolder(tmp_path)
+    gc.disable()
+    try:
+        run_all(run, small_config(data), World(), StopFlag(), raise_fence(run, World()))
+    finally:
+        gc.enable()
+    assert len(alive) > 8
+    assert set(alive) == {0}
 
 
 def test_a_batch_too_large_for_memory_is_said_with_what_mends_it(
