@@ -122,8 +122,9 @@ def ablate(wanted: argparse.Namespace) -> int:
     name = load_config(wanted.config, wanted.set).name
     root = (wanted.out or Path("runs") / f"{name}-ablation").absolute()
     ablation = Ablation(wanted.config, root, wanted.procs, wanted.set, variants, wanted.seeds)
-    if wanted.variants is None:
-        ablation = without_repeats(ablation)
+    ablation, repeats = without_repeats(ablation)
+    for name, other in repeats.items():
+        print(f"{name} is what {other} is in this configuration, and not run by itself.")
     outcome = run_ablation(ablation)
     if outcome.message:
         print(outcome.message, file=sys.stderr)

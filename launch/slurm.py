@@ -67,7 +67,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(request: Request) -> int:
-    folder, batch, configuration = dry_run(*checked(request))
+    run, config = checked(request)
+    folder, batch, configuration = dry_run(run, config)
+    if warning := random_start(config):
+        print(warning, file=sys.stderr)
     print(f"# {folder / 'job.sbatch'}\n{batch}\n\n# {folder / 'config.yaml'}\n{configuration}")
     return 0
 

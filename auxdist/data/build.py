@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from auxdist.data.buildfolder import NOTES, claim, first_cut, only_build, read_object
+from auxdist.data.buildfolder import NOTES, claim, keep_cut, kept_cut, only_build, read_object
 from auxdist.data.index import INDEX_NAME, Index, Shard, load_index, table_path, write_index
 from auxdist.data.pool import Tick, run_tasks
 from auxdist.data.recipe import Item, Recipe, SaliencyMaker, encode_sample
@@ -116,7 +116,8 @@ def _build(
     progress: Callable[[int], object],
 ) -> Report:
     fingerprint = claim(options.out, _description(recipe, options, items))
-    parts = list(_cut(recipe, options, items, fingerprint))
+    sizes = kept_cut(options.out, fingerprint) or _sizes(options, items)
+    parts = list(_cut(recipe, options, items, sizes, fingerprint))
     finished = {part.tar.name: done for part in parts if (done := _find_finished(part))}
     num_kept = len(finished)
     missing = [part for part in parts if part.tar.name not in finished]
@@ -125,6 +126,8 @@ def _build(
     progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
     for done in run_tasks(_make_part, missing, options.processes, progress, _SLOW_IMPORTS):
         finished[done.name] = done
+    if all(item.num_bytes for item in items):  # what is not there yet has no size
+        keep_cut(options.out, fingerprint, sizes)
     in_order = [finished[part.tar.name] for part in parts]
     refused = refused + [one for done in in_order for one in done.refused]
     index = _publish(recipe, options.out, in_order, refused)
@@ -191,7 +194,7 @@ def _saliency_name(recipe: Recipe) -> str:
 
 
 def _cut(
-    recipe: Recipe, options: BuildOptions, items: list[Item], fingerprint: str
+    recipe: Recipe, options: BuildOptions, items: list[Item], sizes: list[int], fingerprint: str
 ) -> Iterator[_Part]:
     """Split the items into the parts that become shards, in order."""
 
@@ -210,7 +213,6 @@ def _cut(
         )
 
     rest = iter(items)
-    sizes = first_cut(options.out, fingerprint, lambda: _sizes(options, items))
     for number, size in enumerate(sizes):
         yield part(number, list(islice(rest, size)))
 

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ BUILD_NAME = "build.json"
 """The options that the shards are made with."""
 NOTES = ".build"
 """The folder for what only another build needs."""
+_CUT = "cut.json"
 
 
 def claim(out: Path, description: dict[str, Any]) -> str:
@@ -69,15 +70,15 @@ def only_build(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def first_cut(out: Path, fingerprint: str, cut: Callable[[], list[int]]) -> list[int]:
-    """How many samples each shard has: as `cut` said when the folder was begun.
+def kept_cut(out: Path, fingerprint: str) -> list[int] | None:
+    """How many samples each shard had when the folder was finished; None where it never was.
 
-    Where shards end by the size of files, they still end there once files are mended or gone.
+    Where shards end by the size of files, they still end there once files are gone.
     """
-    path = out / NOTES / "cuts.json"
-    before = read_object(path)
-    if before.get("fingerprint") == fingerprint:
-        return list(before["sizes"])
-    sizes = cut()
-    write_json(path, {"fingerprint": fingerprint, "sizes": sizes})
-    return sizes
+    before = read_object(out / NOTES / _CUT)
+    return list(before["sizes"]) if before.get("fingerprint") == fingerprint else None
+
+
+def keep_cut(out: Path, fingerprint: str, sizes: list[int]) -> None:
+    """Let later builds cut the same samples in the same way."""
+    write_json(out / NOTES / _CUT, {"fingerprint": fingerprint, "sizes": sizes})

@@ -117,18 +117,24 @@ def chosen_variants(
     return {name: known[name] for name in wanted}
 
 
-def without_repeats(ablation: Ablation) -> Ablation:
-    """The ablation without variants that are what one before them is, such as a switch already off.
+def without_repeats(ablation: Ablation) -> tuple[Ablation, dict[str, str]]:
+    """The ablation without variants that train what one before them does, and which that is.
 
     Raises:
         ConfigError: the configuration, or a setting, cannot be read.
     """
     kept: dict[str, Config] = {}
+    repeats: dict[str, str] = {}
     for name, own in ablation.variants.items():
         config = Request(ablation.config_file, [*ablation.settings, *own], ablation.root).config()
-        if config not in kept.values():
+        # The method is but a name for the affinities that are resolved by now.
+        config = replace(config, model=replace(config.model, method="auxsegnet+"))
+        same = next((other for other, found in kept.items() if found == config), None)
+        if same is None:
             kept[name] = config
-    return replace(ablation, variants={name: ablation.variants[name] for name in kept})
+        else:
+            repeats[name] = same
+    return replace(ablation, variants={name: ablation.variants[name] for name in kept}), repeats
 
 
 def run_ablation(ablation: Ablation) -> Outcome:

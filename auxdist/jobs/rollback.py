@@ -51,7 +51,7 @@ def roll_back(run: RunFolder, round: int) -> Path | None:
 
 def _later(run: RunFolder, round: int) -> Iterator[Path]:
     """What there is after the labels of `round`, the newest first."""
-    ends = (run.complete, run.failure, run.report, run.examples)
+    ends = (run.complete, run.failure, run.report, run.examples, run.tensorboard)
     yield from (path for path in ends if path.exists())
     for later in reversed(range(round, _last_round(run) + 1)):
         yield from run.evaluations("labels", later + 1)

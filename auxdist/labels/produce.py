@@ -63,7 +63,8 @@ class Production:
     bad_sample_budget: int
     gate: GateConfig = field(default_factory=GateConfig)
     require_newest: Callable[[], None] = lambda: None
-    """Raises Stopped where the run was started anew elsewhere; asked before a round is finished."""
+    """Raises Stopped where the run was started anew elsewhere; asked before each image, and
+    before the round is finished."""
 
 
 @dataclass

@@ -143,6 +143,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged weight file ({error}); fetch it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); mend its permissions.") from error
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from auxdist import __version__
 from auxdist.errors import CheckpointError, DataError
-from auxdist.records import CLASSIFIER_ROUND, Position
+from auxdist.labels.manifest import MANIFEST_NAME
+from auxdist.records import Position
 from auxdist.runfolder import RunFolder, file_sha256, sync_file, sync_folder, write_json
 from auxdist.train.engine import State
 
@@ -155,18 +156,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _way_out(run: RunFolder, round: int) -> str:
     """What to do where nothing of a stage is left. Later labels and networks came of it."""
-    if round == CLASSIFIER_ROUND:
-        return "Everything else in the run came of this classifier: begin a new run."
-    return (
-        f"`auxdist labels rollback {run.root} {round}` sets the stage aside, with what came of it; "
-        "the same command then trains it anew."
-    )
+    if (run.labels(round) / MANIFEST_NAME).exists():
+        cure = f"`auxdist labels rollback {run.root} {round}` sets the stage aside"
+    else:
+        cure = f"Delete {run.checkpoints(Position(round, 0).stage)}"
+    return f"{cure}, and what came of it; the same command then trains this stage anew."
 
 
 def prune_checkpoints(run: RunFolder, saved: Position, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left.
 
-    `saved` is the newest: one of a later step was damaged, or the stage had gone on from there.
+    `saved` is the newest. A later step than it was damaged, else the stage had gone on from there.
     """
     parent = run.checkpoints(saved.stage)
     folders = _by_step(parent)

@@ -127,11 +127,15 @@ class Stage:
                 raise
             at_once = min(self.config.micro_batch or len(batch.keys), len(batch.keys))
             height, width = batch.image.shape[2:]
+            cure = "begin a new run with train.precision bf16 or smaller crops."
+            if at_once > 1:
+                cure = (
+                    f"give the same command with --set train.micro_batch={at_once // 2}, which "
+                    f"changes nothing but speed and rounding, or {cure}"
+                )
             raise ConfigError(
                 f"{self.start.stage}: {at_once} crops of {width}x{height} pixels at once do not "
-                "fit into memory; give the same command with a smaller train.micro_batch, such as "
-                f"{max(1, at_once // 2)}, which changes nothing but the speed, or begin a new run "
-                "with train.precision bf16 or smaller crops."
+                f"fit into memory; {cure}"
             ) from error
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:

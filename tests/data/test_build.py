@@ -252,14 +252,18 @@ def test_what_was_made_of_a_file_that_is_gone_is_kept(tmp_path: Path) -> None:
 def test_files_that_are_gone_do_not_move_the_cuts(tmp_path: Path, skip_bad: bool) -> None:
     """A file that is not there has no size; where shards end by size, they still end there."""
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
+    shard_mb = 2e-6 * file_bytes(photos[0].image)
 
-    def build() -> Report:
+    def build(skip_bad: bool = skip_bad) -> Report:
         items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
-        size = file_bytes(photos[0].image) * 2e-6
-        cut = {"samples_per_shard": 0, "shard_mb": size or 1e-9, "skip_bad": skip_bad}
+        cut = {"samples_per_shard": 0, "shard_mb": shard_mb, "skip_bad": skip_bad}
         return _build(replace(recipe, items=items), out, **cut)
 
-    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
+    (tmp_path / "photos").rename(tmp_path / "not there yet")
+    with pytest.raises(DataError, match=r"photos/p0.jpg: the image cannot be read"):
+        build(skip_bad=False)
+    (tmp_path / "not there yet").rename(tmp_path / "photos")
     assert len(build().index.shards) == 3
     before = content_of(out)
     for item in photos[1:5]:

@@ -211,7 +211,12 @@ def test_a_switch_that_is_turned_already_is_no_variant(config_file: Path) -> Non
     variants = {"as-configured": (), "on": on, "off": off, "again": off}
     for settings, kept in ((on, ["as-configured", "off"]), (off, ["as-configured", "on"])):
         ablation = Ablation(config_file, Path("x"), settings=settings, variants=variants)
-        assert list(without_repeats(ablation).variants) == kept
+        left, repeats = without_repeats(ablation)
+        assert list(left.variants) == kept
+        assert repeats.keys() == variants.keys() - set(kept)
+    shipped, repeats = without_repeats(Ablation(CONFIGS / "voc.yaml", Path("x")))
+    assert repeats == {"no-unary": "as-configured", "no-whitening": "auxsegnet"}
+    assert len(shipped.variants) == len(VARIANTS) - 2
 
 
 def test_the_table_has_mean_and_spread_over_seeds(tmp_path: Path, config_file: Path) -> None:

@@ -344,9 +344,14 @@ def test_a_batch_too_large_for_memory_is_said_with_what_mends_it(
 
     (run,) = copies(begun, tmp_path / "run")
     monkeypatch.setattr(DdpEngine, "accumulate", full)
-    said = r"round-00: 4 crops of (\d+)x\1 pixels at once .* train.micro_batch, such as 2, which"
-    with pytest.raises(ConfigError, match=said):
-        train_round(World(), str(run.root), small_config(data))
+    for micro_batch, cure in (
+        (0, r"round-00: 4 crops of (\d+)x\1 pixels .* with --set train.micro_batch=2, which"),
+        (1, r"round-00: 1 crops of .* fit into memory; begin a new run with"),
+    ):
+        config = small_config(data)
+        config = replace(config, train=replace(config.train, micro_batch=micro_batch))
+        with pytest.raises(ConfigError, match=cure):
+            train_round(World(), str(run.root), config)
 
 
 def test_an_unfinished_stage_is_not_taken_for_finished(tmp_path: Path) -> None:
