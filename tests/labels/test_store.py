@@ -82,7 +82,7 @@ def test_unfinished_folder_is_refused(run: RunFolder, index: Index) -> None:
 
 def test_damaged_manifest_is_refused(run: RunFolder, index: Index) -> None:
     (run.labels(0) / MANIFEST_NAME).write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="is damaged or of another schema .*schema 99, expected 2"):
+    with pytest.raises(DataError, match=r"is damaged or of another schema .*schema 99, expected 2"):
         open_labels(run.labels(0), index)
 
 
