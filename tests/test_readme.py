@@ -20,6 +20,7 @@ from test_project import README, commands
 from auxdist.data.palette import voc_palette
 from auxdist.data.reader import encode_gray, encode_labels
 from auxdist.data.scenes import draw_scene
+from auxdist.data.voc import VOC_CLASSES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 COMMANDS = commands(README.read_text("utf-8"))
@@ -48,7 +49,7 @@ def copy_configs(folder: Path) -> None:
         assert "\nlabels:\n" in text
         text = text.replace("\nlabels:\n", "\nlabels:\n  gate: {enabled: false}\n")
         if name == "voc-mini.yaml":
-            text, changes = re.subn(r"\n  (rounds|epochs): \d+\n", r"\n  \1: 1\n", text)
+            text, changes = re.subn(r"(?m)^  (rounds|epochs): \d+$", r"  \1: 1", text)
             assert changes == 3, "of the classifier and of the rounds"
         (folder / name).write_text(text)
 
@@ -59,6 +60,7 @@ def make_voc(folder: Path, root: Path) -> None:
         "JPEGImages",
         "SegmentationClass",
         "SegmentationClassAug",
+        "Annotations",
         "ImageSets/Segmentation",
     ):
         (folder / name).mkdir(parents=True)
@@ -69,6 +71,9 @@ def make_voc(folder: Path, root: Path) -> None:
         write_jpeg(folder / "JPEGImages" / f"{key}.jpg", scene.image)
         for masks in ("SegmentationClass", "SegmentationClassAug"):
             (folder / masks / f"{key}.png").write_bytes(encode_labels(scene.labels, palette))
+        shown = [VOC_CLASSES[label - 1] for label in np.unique(scene.labels) if 0 < label < 255]
+        objects = "".join(f"<object><name>{name}</name></object>" for name in shown)
+        (folder / "Annotations" / f"{key}.xml").write_text(f"<annotation>{objects}</annotation>")
         saliency = (scene.labels > 0).astype(np.uint8) * 255
         (root / "saliency" / f"{key}.png").write_bytes(encode_gray(saliency))
     (folder / "ImageSets/Segmentation/val.txt").write_text("\n".join(keys[4:]))
@@ -102,9 +107,8 @@ def make_folder(folder: Path, root: Path) -> None:
     (root / "val.csv").write_text("image2.jpg,cat\n")
     (root / "classes.txt").write_text("cat\ndog\n")
     (root / "masks").mkdir()
-    (root / "masks" / "image2.png").write_bytes(
-        encode_labels(np.tile(np.array([0, 1], np.uint8), (96, 48)), voc_palette(2))
-    )
+    mask = draw_scene(2, "own", 2, 96).labels.clip(0, 2)
+    (root / "masks" / "image2.png").write_bytes(encode_labels(mask, voc_palette(2)))
     shutil.copy(folder / "image0.jpg", root / "photo.jpg")
 
 
