@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from model_cases import normaliser, random_batch, small_net
+from model_cases import CLASSES, normaliser, random_batch, small_net
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from auxdist.config import METHOD_AFFINITY, Method, ModelConfig
 from auxdist.model.builder import build
@@ -125,3 +129,36 @@ def test_item_12_holds_for_the_published_backbone() -> None:
     backbone = [name for name in trained if name.startswith("net.backbone.")]
     assert len(backbone) == 15 * 2 + 4 + 2 * 4  # residual blocks, their shortcuts, bottlenecks
     assert all(float(found[name].abs().max()) > 0 for name in backbone)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses what a GPU would: operations on tensors of different devices, scalars apart."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if len(devices := {x.device.type for x in tensors if x.ndim}) > 1:
+            raise AssertionError(f"{func} on {devices}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [ClassifierObjective, SegmentationObjective])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backbone", ["small", "resnet38", "efficientnet-lite0"])
+def test_a_pass_stays_on_its_device_and_never_waits_for_it(
+    backbone: Any,
+    method: Method,
+    kind: type[ClassifierObjective] | type[SegmentationObjective],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shown without a GPU: meta tensors have no values, so reading one fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta
+    config = ModelConfig(backbone=backbone, num_classes=CLASSES, affinity=METHOD_AFFINITY[method])
+    objective = kind(build(config).to("meta")).train()
+    batch = random_batch(rows=2, size=64)
+    whole, batch = normaliser(batch), batch.to("meta")
+    with OneDevice():
+        objective(batch, whole).total.backward()
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.device.type == "meta" for p in trained)
