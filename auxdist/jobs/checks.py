@@ -25,9 +25,9 @@ def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]
 
     Each begins with the key it is about, where it is about one.
     """
-    found = validate(config, num_ranks)
-    is_network = not any(problem.startswith("model.") for problem in found)
-    found += [*_packages(config), *(_network(config) if is_network else ())]
+    found = [*validate(config, num_ranks), *_packages(config)]
+    if not any(problem.startswith("model.") for problem in found):  # so it can be made
+        found += _network(config)
     if config.data.train:
         found += _shards(config, run)
     return found

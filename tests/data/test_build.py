@@ -98,6 +98,16 @@ def test_other_options_are_refused_in_the_same_folder(tmp_path: Path) -> None:
         _build(_demo(), tmp_path, samples_per_shard=5)
 
 
+def test_other_options_may_follow_a_build_that_made_nothing(tmp_path: Path) -> None:
+    recipe = _photos(tmp_path / "photos")
+    jpeg = (tmp_path / "photos" / "p0.jpg").read_bytes()
+    (tmp_path / "photos" / "p0.jpg").unlink()
+    with pytest.raises(DataError, match=r"p0\.jpg"):
+        _build(recipe, tmp_path / "out", samples_per_shard=6)
+    (tmp_path / "photos" / "p0.jpg").write_bytes(jpeg)
+    assert _build(recipe, tmp_path / "out", samples_per_shard=4).num_written == 2
+
+
 def test_foreign_shards_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(DataError, match="of another making"):
