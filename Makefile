@@ -50,6 +50,8 @@ ci: .venv/development
 	$(PYTHON) -m venv .venv
 	$(PIP) $(TORCH)
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
+	$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+		>> .venv/constraints.txt
 	$(PIP) $(PINNED) setuptools
 	$(PIP) $(PINNED) --no-build-isolation -e .
 	touch $@

@@ -128,7 +128,7 @@ def ablate(wanted: argparse.Namespace) -> int:
     outcome = run_ablation(ablation)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
-    print(f"\n{ablation_table(ablation)}\n\n{write_page(ablation)}")
+    print(f"\n{ablation_table(ablation)}\n\n{write_page(ablation, repeats)}")
     return outcome.code
 
 

@@ -1,4 +1,7 @@
-"""An image too large for memory is the image's fault, and is said with its name."""
+"""Memory that is refused, and memory to give back.
+
+An image too large for memory is the image's fault, and is said with its name.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import torch
 from auxdist.errors import DataError
 
 Found = TypeVar("Found")
+
+_REFUSALS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""In the text of those for which torch has no type of its own."""
 
 
 def within_memory(look: Callable[[], Found], name: str, size: Sequence[int], advice: str) -> Found:
@@ -49,6 +55,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether memory was refused: that of a GPU, or by NumPy, OpenCV, or torch on a CPU."""
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
-        return True  # torch has no type of its own for it
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _REFUSALS):
+        return True
     return isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from auxdist.errors import AuxdistError
 from auxdist.evaluate.tables import rounds_table
-from auxdist.jobs.checks import random_start
 from auxdist.jobs.submit import Request, create_run, start_locally
 
 
@@ -33,8 +32,6 @@ def main() -> int:
             print(f"{run.root}: everything is done already.\n")
             print(rounds_table(run, config))
             return 0
-        if warning := random_start(config):
-            print(warning)
         print(f"run folder {run.root}", flush=True)
         outcome = start_locally(run, config, wanted.procs)
     except AuxdistError as error:

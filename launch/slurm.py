@@ -83,12 +83,10 @@ def _submit(request: Request) -> int:
         return 0
     require_submittable(run)  # before anything is written
     create_run(request)
-    if warning := random_start(config):
-        print(warning)
     job_id = submit(run, config)
     print(f"job      {job_id}, {config.launch.nodes} nodes, {config.launch.num_ranks} processes")
     print(f"run      {run.root}")
-    print(f"log      {run.launch / job_id}_0_log.out (and .err; one pair for each process)")
+    print(f"log      {run.job_log(job_id)} (and .out; one pair for each process)")
     print(f"look     auxdist status {run.root}")
     print(f"stop     scancel {job_id}")
     return 0

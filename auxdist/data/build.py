@@ -116,7 +116,9 @@ def _build(
     progress: Callable[[int], object],
 ) -> Report:
     fingerprint = claim(options.out, _description(recipe, options, items))
-    sizes = kept_cut(options.out, fingerprint) or _sizes(options, items)
+    absent = {item.key for item in items if not item.num_bytes}
+    kept = kept_cut(options.out, fingerprint, absent)
+    sizes = kept or _sizes(options, items)
     parts = list(_cut(recipe, options, items, sizes, fingerprint))
     finished = {part.tar.name: done for part in parts if (done := _find_finished(part))}
     num_kept = len(finished)
@@ -126,10 +128,10 @@ def _build(
     progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
     for done in run_tasks(_make_part, missing, options.processes, progress, _SLOW_IMPORTS):
         finished[done.name] = done
-    if all(item.num_bytes for item in items):  # what is not there yet has no size
-        keep_cut(options.out, fingerprint, sizes)
     in_order = [finished[part.tar.name] for part in parts]
     refused = refused + [one for done in in_order for one in done.refused]
+    if not kept:
+        keep_cut(options.out, fingerprint, sizes, absent)
     index = _publish(recipe, options.out, in_order, refused)
     return Report(index, len(missing), num_kept, tuple(refused))
 

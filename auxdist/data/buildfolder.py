@@ -70,15 +70,19 @@ def only_build(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def kept_cut(out: Path, fingerprint: str) -> list[int] | None:
+def kept_cut(out: Path, fingerprint: str, absent: set[str]) -> list[int] | None:
     """How many samples each shard had when the folder was finished; None where it never was.
 
-    Where shards end by the size of files, they still end there once files are gone.
+    Where shards end by the size of files, they still end there once files are gone; but not once
+    some of the `absent` samples of then are there, which had no size.
     """
     before = read_object(out / NOTES / _CUT)
-    return list(before["sizes"]) if before.get("fingerprint") == fingerprint else None
+    if before.get("fingerprint") != fingerprint or not absent.issuperset(before["absent"]):
+        return None
+    return list(before["sizes"])
 
 
-def keep_cut(out: Path, fingerprint: str, sizes: list[int]) -> None:
+def keep_cut(out: Path, fingerprint: str, sizes: list[int], absent: set[str]) -> None:
     """Let later builds cut the same samples in the same way."""
-    write_json(out / NOTES / _CUT, {"fingerprint": fingerprint, "sizes": sizes})
+    note = {"fingerprint": fingerprint, "sizes": sizes, "absent": sorted(absent)}
+    write_json(out / NOTES / _CUT, note)

@@ -149,7 +149,7 @@ def _classes_of(stated: dict[str, Any], key: str, path: str) -> tuple[int, ...] 
 def _class_names(source: VocSource, stated: dict[str, Any] | None) -> tuple[str, ...]:
     named = None if stated is None else tuple(stated["classes"])
     if source.classes is None:
-        return named or VOC_CLASSES
+        return VOC_CLASSES if named is None else named
     names = tuple(read_lines(source.classes, "list of classes").values())
     if named not in (None, names):
         raise DataError(

@@ -14,7 +14,7 @@ import re
 import shutil
 import statistics
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,21 +120,29 @@ def chosen_variants(
 def without_repeats(ablation: Ablation) -> tuple[Ablation, dict[str, str]]:
     """The ablation without variants that train what one before them does, and which that is.
 
-    Raises:
-        ConfigError: the configuration, or a setting, cannot be read.
+    One whose settings cannot be read stays: `run_ablation` says what is wrong with it.
     """
-    kept: dict[str, Config] = {}
+    kept: dict[str, Config | None] = {}
     repeats: dict[str, str] = {}
     for name, own in ablation.variants.items():
-        config = Request(ablation.config_file, [*ablation.settings, *own], ablation.root).config()
-        # The method is but a name for the affinities that are resolved by now.
-        config = replace(config, model=replace(config.model, method="auxsegnet+"))
-        same = next((other for other, found in kept.items() if found == config), None)
+        config = _trained_by(ablation, own)
+        same = next((other for other, found in kept.items() if config and found == config), None)
         if same is None:
             kept[name] = config
         else:
             repeats[name] = same
     return replace(ablation, variants={name: ablation.variants[name] for name in kept}), repeats
+
+
+def _trained_by(ablation: Ablation, settings: Sequence[str]) -> Config | None:
+    """What a variant of these settings trains; None where they cannot be read."""
+    request = Request(ablation.config_file, [*ablation.settings, *settings], ablation.root)
+    try:
+        config = request.config()
+    except ConfigError:
+        return None
+    # The method is but a name for the affinities that are resolved by now.
+    return replace(config, model=replace(config.model, method="auxsegnet+"))
 
 
 def run_ablation(ablation: Ablation) -> Outcome:
@@ -167,10 +175,15 @@ def ablation_table(ablation: Ablation) -> str:
     return text_table(header, rows)
 
 
-def write_page(ablation: Ablation) -> Path:
-    """The table with the settings of each variant as ablation.md, and all figures as JSON."""
+def write_page(ablation: Ablation, repeats: Mapping[str, str]) -> Path:
+    """The table with the settings of each variant as ablation.md, and all figures as JSON.
+
+    `repeats` are variants that were left out, and those that they would repeat.
+    """
     variants = ablation.variants.items()
-    settings = "\n".join(f"- `{name}`: {_listed(own)}" for name, own in variants)
+    lines = [f"- `{name}`: {_listed(own)}" for name, own in variants]
+    lines += [f"- `{name}`: is what `{other}` is" for name, other in repeats.items()]
+    settings = "\n".join(lines)
     figures = {name: [_figures(run) for run in ablation.runs(name)] for name in ablation.variants}
     write_json(ablation.root / "ablation.json", {"seeds": list(ablation.seeds), "miou": figures})
     path = ablation.root / "ablation.md"

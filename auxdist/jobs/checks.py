@@ -26,8 +26,8 @@ def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]
     Each begins with the key it is about, where it is about one.
     """
     found = [*validate(config, num_ranks), *_packages(config)]
-    if not any(problem.startswith("model.") for problem in found):  # so it can be made
-        found += _network(config)
+    can_be_made = not any(problem.startswith("model.") for problem in found)
+    found += _network(config, can_be_made)
     if config.data.train:
         found += _shards(config, run)
     return found
@@ -61,17 +61,19 @@ def _packages(config: Config) -> Iterator[str]:
         )
 
 
-def _network(config: Config) -> Iterator[str]:
-    from auxdist.model import build  # torch, which the rest of a check does without
+def _network(config: Config, can_be_made: bool) -> Iterator[str]:
+    from auxdist.model import build, build_shapes  # torch, which the rest of a check does without
     from auxdist.train.networks import weight_problems
 
+    net = None
     try:
-        if config.model.backbone == "timm":  # only making it tells; fetches its weights, if wanted
-            build(config.model)
+        if can_be_made:
+            # Of timm only making it tells; that fetches its weights, if wanted.
+            make = build if config.model.backbone == "timm" else build_shapes
+            net = make(config.model)
     except ConfigError as error:
         yield str(error)
-    else:
-        yield from weight_problems(config)
+    yield from weight_problems(config, net)
 
 
 def _shards(config: Config, run: RunFolder) -> list[str]:

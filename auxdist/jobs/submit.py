@@ -20,7 +20,7 @@ import auxdist
 from auxdist.config import IMAGENET, Config
 from auxdist.configfile import dump_config, load_config, located
 from auxdist.errors import ConfigError, LaunchError
-from auxdist.jobs.checks import problems, sbatch_problems
+from auxdist.jobs.checks import problems, random_start, sbatch_problems
 from auxdist.jobs.job import Job
 from auxdist.jobs.local import Outcome, cpus_per_process, run_processes
 from auxdist.jobs.slurm import is_unfinished, job_state
@@ -78,6 +78,8 @@ class Request:
 def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolder, Config]:
     """Check everything, then make the run folder, or open it where it has this configuration.
 
+    Prints what is allowed in a new run, but rarely meant.
+
     `num_ranks` is the number of processes that will run; without it that of the launch section.
 
     Raises:
@@ -95,6 +97,8 @@ def create_run(request: Request, num_ranks: int | None = None) -> tuple[RunFolde
             run.complete.unlink(missing_ok=True)
         if wants_more_rounds(run, config):
             run.examples.unlink(missing_ok=True)
+        if not run.config.exists() and (warning := random_start(config)):
+            print(warning, flush=True)
         write_text(run.config, dump_config(config))
         run.failure.unlink(missing_ok=True)
     return run, config

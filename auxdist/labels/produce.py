@@ -161,6 +161,7 @@ def _do_shards(production: Production, writer: ShardWriter, maker: LabelMaker) -
         for shard in leases:
             seal = writer.sealed(shard)
             if seal is None or seal.quarantined:  # what was unreadable then may be readable now
+                production.require_newest()  # before the seal is taken off
                 seal = writer.write(shard, partial(_make, production, maker, shard))
                 done.made += seal.shard.num_samples
             if seal.quarantined:

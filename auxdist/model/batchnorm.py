@@ -31,7 +31,9 @@ class FrozenBatchNorm(nn.Module):
             return F.relu(F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps))
         scale, shift = self.affine()
         shape = (1, -1, 1, 1)
-        return F.relu(torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype))
+        with torch.autocast(x.device.type, enabled=False):  # on GPUs it would copy x in fp32 first
+            y = torch.addcmul(shift.view(shape), x, scale.view(shape))
+        return F.relu(y.to(x.dtype))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift, both (C,): BatchNorm(x) = scale x + shift."""

@@ -144,12 +144,14 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged weight file ({error}); fetch it again.") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); mend its permissions.") from error
+        raise _unreadable(path, error) from error
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except Exception as error:  # damaged bytes fail anywhere, in many ways
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors, which is never unpickled "
@@ -161,6 +163,10 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
             "of other things; save the model's state_dict() itself."
         )
     return dict(state)
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read ({error.strerror}); mend its permissions.")
 
 
 def _first_line(error: Exception) -> str:

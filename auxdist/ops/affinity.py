@@ -169,7 +169,7 @@ class CrossTaskAffinity:
 
     @cached_property
     def matrix(self) -> Tensor:
-        """(B, N, N)."""
+        """The whole of A_CT: (B, N, N)."""
         with torch.autocast(self.mixer.bias.device.type, enabled=False):
             pair = stack_tasks([self.seg.matrix, self.sal.matrix])  # (B, 2, N, N)
             hidden = F.relu(F.conv2d(pair, self.mixer.first, padding=1))

@@ -84,10 +84,18 @@ def _lattices(images: Tensor, kernels: Kernels) -> list[Lattice]:
     rows = torch.arange(height, device=images.device).float()[:, None].expand(height, width)
     columns = torch.arange(width, device=images.device).float().expand(height, width)
     position = torch.stack([columns, rows]).flatten(1).repeat(1, num_images)  # (2, P)
-    colour = images.reshape(-1, 3).T.float() / kernels.bilateral_srgb
-    bilateral = torch.cat([position / kernels.bilateral_sxy, colour])
-    gaussian = build(position / kernels.gaussian_sxy, num_images)
+    colour = _over(images.reshape(-1, 3).T.float(), kernels.bilateral_srgb)
+    bilateral = torch.cat([_over(position, kernels.bilateral_sxy), colour])
+    gaussian = build(_over(position, kernels.gaussian_sxy), num_images)
     return [
         gaussian.normalised(kernels.gaussian_compat),
         build(bilateral, num_images).normalised(kernels.bilateral_compat),
     ]
+
+
+def _over(values: Tensor, deviation: float) -> Tensor:
+    """values / deviation, to the last bit: it decides which vertices of the lattice exist.
+
+    On a GPU a division by a Python number is a product with its rounded reciprocal.
+    """
+    return values / values.new_tensor(deviation)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from auxdist import __version__
 from auxdist.errors import CheckpointError, DataError
-from auxdist.labels.manifest import MANIFEST_NAME
+from auxdist.labels.manifest import MANIFEST_NAME as LABELS_MANIFEST
 from auxdist.records import Position
 from auxdist.runfolder import RunFolder, file_sha256, sync_file, sync_folder, write_json
 from auxdist.train.engine import State
@@ -156,22 +156,26 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _way_out(run: RunFolder, round: int) -> str:
     """What to do where nothing of a stage is left. Later labels and networks came of it."""
-    if (run.labels(round) / MANIFEST_NAME).exists():
+    if (run.labels(round) / LABELS_MANIFEST).exists():
         cure = f"`auxdist labels rollback {run.root} {round}` sets the stage aside"
     else:
         cure = f"Delete {run.checkpoints(Position(round, 0).stage)}"
-    return f"{cure}, and what came of it; the same command then trains this stage anew."
+        cure += f" and {run.complete}" * run.complete.exists()
+    return (
+        f"{cure}, and what came of it; the command that started the run then trains this stage "
+        "anew."
+    )
 
 
 def prune_checkpoints(run: RunFolder, saved: Position, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints of a stage, and what dead writers left.
+    """Delete all but `keep` checkpoints up to the `saved` one, and what dead writers left.
 
-    `saved` is the newest. A later step than it was damaged, else the stage had gone on from there.
+    A later step stays: it was damaged, and is written anew in its turn, or a newer start wrote it.
     """
     parent = run.checkpoints(saved.stage)
     folders = _by_step(parent)
-    whole = folders[: folders.index(run.checkpoint(saved.stage, saved.step)) + 1]
-    for folder in [*folders[len(whole) :], *whole[:-keep], *parent.glob(".step-*.tmp")]:
+    up_to_saved = folders[: folders.index(run.checkpoint(saved.stage, saved.step)) + 1]
+    for folder in [*up_to_saved[:-keep], *parent.glob(".step-*.tmp")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -34,14 +34,6 @@ class Surroundings:
     stop: StopFlag
     fence: Fence
 
-    def require_newest(self) -> None:
-        """Return if no later start of the run has begun.
-
-        Raises:
-            Stopped: one has.
-        """
-        self.fence.check()
-
 
 @dataclass(frozen=True)
 class Consensus:
@@ -127,7 +119,9 @@ class Stage:
                 raise
             at_once = min(self.config.micro_batch or len(batch.keys), len(batch.keys))
             height, width = batch.image.shape[2:]
-            cure = "begin a new run with train.precision bf16 or smaller crops."
+            cure = "begin a new run with smaller crops."
+            if self.config.precision == "fp32":
+                cure = "begin a new run with train.precision bf16 or smaller crops."
             if at_once > 1:
                 cure = (
                     f"give the same command with --set train.micro_batch={at_once // 2}, which "
@@ -171,7 +165,7 @@ class Stage:
         state = self.engine.state()
         if not self.around.world.is_main:
             return
-        self.around.require_newest()
+        self.around.fence.check()
         position = Position(self.start.round, step)
         run = self.around.run
         saved = save_checkpoint(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError, ConfigError
-from auxdist.model import AuxSegNet, build, build_shapes
+from auxdist.model import AuxSegNet, build
 from auxdist.model.weights import (
     BACKBONE,
     CLASSIFIER,
@@ -49,12 +49,16 @@ class _Published:
         apply_weights(net, self.state, self.required, str(self.file))
 
 
-def weight_problems(config: Config) -> Iterator[str]:
-    """Why the weight files that a configuration names do not serve; each begins with its key."""
+def weight_problems(config: Config, net: AuxSegNet | None) -> Iterator[str]:
+    """Why the weight files that a configuration names do not serve; each begins with its key.
+
+    Without the network, which may have no values, they are only read.
+    """
     for key, read in (("model.weights", _backbone), ("classifier.weights", _classifier)):
         try:
-            if published := read(config):
-                published.compare(build_shapes(config.model))
+            published = read(config)
+            if published and net:
+                published.compare(net)
         except CheckpointError as error:
             yield f"{key} is {error}"
         except ConfigError as error:  # ImageNet's are not installed

@@ -15,7 +15,7 @@ from auxdist.config import Config, TrainConfig
 from auxdist.data.index import Index, load_index
 from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
-from auxdist.errors import DataError
+from auxdist.errors import CheckpointError, DataError
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.evaluate.panels import save_panels
@@ -60,7 +60,7 @@ def run_all(run: RunFolder, config: Config, world: World, stop: StopFlag, fence:
         # The main rank decides: another node may not see a new file yet.
         if world.from_main(int(world.is_main and task.is_done())):
             continue
-        around.require_newest()
+        around.fence.check()
         around.events.write("task", name=task.name, what="started")
         task.do()
         free_memory()  # the network of a stage must not stand beside that of the next
@@ -154,7 +154,7 @@ class Rounds:
         def do() -> None:
             result = measure()
             if self._around.world.is_main:
-                self._around.require_newest()
+                self._around.fence.check()
                 self._around.events.write("measure", name=name, **result.figures())
                 write_json(path, {**facts, **result.as_json()})
 
@@ -197,7 +197,7 @@ class Rounds:
             self._stop,
             config.labels.bad_sample_budget,
             config.labels.gate,
-            self._around.require_newest,
+            self._around.fence.check,
         )
         provenance = Provenance.of(config, trained.sha256)
         produce(
@@ -236,8 +236,9 @@ class Rounds:
         )
         labels = None if is_classifier else self._labels(self._config.labels_of(round))
         # Closed at once, whatever happens: its reader processes would outlive an error for seconds.
-        with closing(engine), closing(self._batches(plan, labels, stage.start.step)) as stream:
+        with closing(self._batches(plan, labels, stage.start.step)) as stream:
             stage.train(stream)
+        engine.close()  # not after an error: it may wait for ranks that are gone
 
     def _require_same_images(self, checkpoint: Checkpoint) -> None:
         """Return if a stage can go on: its steps count in the order of the images it began with."""
@@ -292,4 +293,10 @@ class Rounds:
         step = world.from_main(newest.position.step if newest else -1)
         if step < 0:
             return None
-        return newest or open_checkpoint(run.checkpoint(Position(round, 0).stage, step))
+        try:
+            return newest or open_checkpoint(run.checkpoint(Position(round, 0).stage, step))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} The main rank finds it whole, and this node may not see all of it yet; "
+                "give the same command again."
+            ) from error

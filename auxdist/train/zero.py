@@ -26,9 +26,10 @@ class ZeroEngine:
     def __init__(self, trainee: Trainee, module: nn.Module, world: World) -> None:
         self._trainee = trainee
         self._world = world
-        # On CPUs DeepSpeed would compile a shared-memory all-reduce at its first start (a minute,
-        # and a compiler on every node); gloo does that work (deepspeed 0.19.8, comm/torch.py).
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if world.device == "cpu":
+            # DeepSpeed would compile a shared-memory all-reduce at its first start (a minute, and a
+            # compiler on every node); gloo does that work (deepspeed 0.19.8, comm/torch.py).
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         with _local_rank(world):
             self._engine, self._optimiser, _, _ = deepspeed.initialize(
                 model=module,
@@ -39,7 +40,7 @@ class ZeroEngine:
         self._restore_momentum()
 
     def warm_up(self, batch: Batch, normaliser: Normaliser) -> None:
-        """Run a batch forward: a lack of memory shows before the first update."""
+        """Run a batch forward; nothing of it is kept."""
         with torch.no_grad():
             self._engine(batch, normaliser)
 
@@ -54,8 +55,8 @@ class ZeroEngine:
         return losses
 
     def update(self, decay: float) -> float:
-        """Apply the global gradient. ZeRO knows its norm only afterwards, so the weights of a
-        diverged network are already lost; they are never saved.
+        """Apply the global gradient. ZeRO tells its norm only afterwards; weights that an infinite
+        one may have spoilt are never saved.
         """
         set_learning_rates(self._optimiser, decay)
         self._engine.step()

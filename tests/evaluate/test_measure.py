@@ -51,7 +51,7 @@ def no_gpu_memory() -> None:
         no_gpu_memory,
         lambda: torch.empty(10**15),
         lambda: np.empty(10**15),
-        lambda: cv2.resize(np.zeros((1, 1, 4)), (2**20, 2**20)),
+        lambda: cv2.resize(np.zeros((1, 1, 4)), (2**24, 2**24)),
     ],
 )
 def test_an_image_too_large_for_memory_is_named(

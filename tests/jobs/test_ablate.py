@@ -95,11 +95,14 @@ def test_a_second_call_starts_nothing_that_is_done(
 
     monkeypatch.setattr(ablate, "start_locally", refuse)
     words = ["ablate", str(done.config_file), "--out", str(done.root), "--seeds", "3"]
-    assert main([*words, "--variants", "as-configured", "no-saliency"]) == 0
+    again = ["--add", "again", "model.branches.saliency=false", "model.affinity.predictions=own"]
+    assert main([*words, "--variants", "as-configured", "no-saliency", *again]) == 0
     out = capsys.readouterr().out
+    assert "again is what no-saliency is" in out
     assert "first labels" in out
     page = (done.root / "ablation.md").read_text()
     assert "- `no-saliency`: `model.branches.saliency=false`" in page
+    assert "- `again`: is what `no-saliency` is" in page
     figures = json.loads((done.root / "ablation.json").read_text())
     assert figures["seeds"] == [3]
     assert figures["miou"]["no-saliency"][0].keys() >= {"labels 1", "network 0", "last network"}
@@ -196,6 +199,7 @@ def test_variants_that_cannot_run_are_refused_before_anything_does(
     config_file: Path, variant: dict[str, tuple[str, ...]], message: str
 ) -> None:
     ablation = Ablation(config_file, config_file.parent / "y", variants=variant)
+    ablation, _ = without_repeats(ablation)
     with pytest.raises(ConfigError, match=message):
         run_ablation(ablation)
     assert not ablation.root.exists()

@@ -128,6 +128,18 @@ def test_each_fault_is_named_and_says_what_to_do(
         assert word in problem
 
 
+def test_a_network_that_cannot_be_made_does_not_hide_missing_weights(
+    good: Config, tmp_path: Path
+) -> None:
+    spoilt = replace(
+        good,
+        model=replace(good.model, num_classes=0, weights="/no/weights.pth"),
+        classifier=replace(good.classifier, weights="/no/psa.pth"),
+    )
+    keys = [problem.split()[0] for problem in found(spoilt, tmp_path)]
+    assert {"model.weights", "classifier.weights"} < {*keys}
+
+
 def test_batches_larger_than_the_data_leave_no_step(good: Config, tmp_path: Path) -> None:
     large = replace(good, train=replace(good.train, global_batch=16))
     large = replace(large, classifier=replace(good.classifier, global_batch=9))

@@ -69,6 +69,16 @@ def test_the_same_command_opens_the_run_again(folder: Path) -> None:
     assert create_run(request(), 2) == create_run(request(), 2)
 
 
+def test_a_new_run_of_random_weights_is_warned_of_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for expected in ("efficientnet-lite0 starts at random", ""):
+        create_run(request("model.backbone=efficientnet-lite0"), 2)
+        printed = capsys.readouterr().out
+        assert expected in printed
+    assert printed == ""
+
+
 def test_what_nothing_learned_depends_on_may_change(folder: Path) -> None:
     create_run(request(), 2)
     run, config = create_run(request("launch.nodes=4", "data.workers=0"), 4)

@@ -86,7 +86,9 @@ def train(world: World, config: TrainConfig, first: int, last: int, state: State
         for part in parts:
             engine.accumulate(part, normaliser, is_last=part is parts[-1])
         engine.update(decay=1 - step / STEPS)
-    return engine.state()
+    state = engine.state()
+    engine.close()
+    return state
 
 
 def contract(world: World, engine: str) -> dict[str, Any]:
