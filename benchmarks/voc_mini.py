@@ -13,7 +13,8 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from machine import CODE, machine, start
@@ -28,13 +29,19 @@ from auxdist.runfolder import RunFolder, read_failure
 CONFIG = "configs/voc-mini.yaml"
 WHOLE = VARIANTS["unary"]
 """Settings of everything here: AuxSegNet+ with all its parts, from which switches take one away."""
+NO_REFRESH = "first-labels"
+ADDED = {f"no-unary-{NO_REFRESH}": (*VARIANTS["no-unary"], *VARIANTS[NO_REFRESH])}
+"""Settings of what runs beside the named variants."""
 LOOPS = {
-    "as-configured": "auxsegnet+",
-    "no-unary": "auxsegnet+ without the unary term",
+    "no-unary": "auxsegnet+",
+    f"no-unary-{NO_REFRESH}": "auxsegnet+, no refresh",
+    "as-configured": "auxsegnet+ with unary",
+    NO_REFRESH: "auxsegnet+ with unary, no refresh",
     "auxsegnet": "auxsegnet",
-    "first-labels": "auxsegnet+, labels never refreshed",
 }
 """Variants that run all rounds, and their names on the page."""
+PAIRS = {"no-unary": f"no-unary-{NO_REFRESH}", "as-configured": NO_REFRESH}
+"""The same without a refresh."""
 SWITCHES = [name for name in VARIANTS if name not in ("first-labels", "unary")]
 """Variants that run one round, at half the resolution: each costs minutes."""
 SHORT = (
@@ -83,8 +90,8 @@ def run_loops(root: Path, out: Path, seeds: Sequence[int]) -> None:
     at_once([ablation(out / "runs", seed, list(LOOPS)) for seed in seeds])
     for round in reversed(range(num_rounds())):
         for name in LOOPS:
-            if (name, round) == ("first-labels", 0):
-                continue  # the same network as as-configured
+            if round == 0 and name in PAIRS.values():
+                continue  # the same network as with a refresh
             missing = [seed for seed in seeds if not post_file(out, name, seed, round).exists()]
             at_once([post_process(out, name, seed, round) for seed in missing])
 
@@ -102,7 +109,9 @@ def ablation(runs: Path, seed: int, names: Sequence[str], *settings: str) -> lis
     data = (f"data.train={runs.parent / 'train'}", f"data.val={runs.parent / 'val'}")
     words = [word for text in (*data, *WHOLE, *settings) for word in ("--set", text)]
     command: list[str | Path] = ["-m", "auxdist.cli", "ablate", CONFIG, "--out", runs]
-    return [*command, "--seeds", str(seed), "--variants", *names, *words]
+    command += ["--seeds", str(seed), "--variants", *(name for name in names if name in VARIANTS)]
+    command += [word for name in names if name in ADDED for word in ("--add", name, *ADDED[name])]
+    return [*command, *words]
 
 
 def post_process(out: Path, name: str, seed: int, round: int) -> list[str | Path]:
@@ -150,7 +159,8 @@ on {machine()} One core for each seed.
 maps of U2-Net,
 EfficientNet-Lite0 from ImageNet weights, `{CONFIG}`: {config.train.rounds} rounds of \
 {config.train.epochs} epochs.
-"auxsegnet+" is AuxSegNet+ with all its parts, {", ".join(f"`{text}`" for text in WHOLE)} too.
+"auxsegnet+" is AuxSegNet+ as the configuration has it, without its unary term; "with unary" has
+all its parts, {", ".join(f"`{text}`" for text in WHOLE)} too.
 Other than published, a refresh averages {views} views of an image, the first CAMs \
 {len(config.labels.cam_scales)} scales,
 post-processing {len(config.evaluate.scales)}. mIoU in per cent over 21 classes; an ignored pixel \
@@ -159,11 +169,12 @@ or its authors.
 
 ## Rounds
 
-Labels are the pseudo labels that a round learns from, on the training images (masks only measure);
-"CAM only" is what the first CAMs give without saliency. Networks are measured on val: the whole
-image at a single scale, and with several scales (highest probability) and the CRF. "Any class" is
-the IoU of all objects against the background, at a single scale: their shapes, whatever class they
-are given.
+- labels: mIoU of the pseudo labels that a round learns from, on the training images (masks only
+  measure). Covered: the share of pixels that have one; of these: mIoU where they do. "CAM only" is
+  what the first CAMs give without saliency.
+- val: mIoU of the network, the whole image at a single scale; any class: the IoU of all objects
+  against the background there, their shapes; named: how much of what is an object, and found to
+  be one, is given the right class. CRF: mIoU with several scales (highest probability) and the CRF.
 
 ```
 {rounds(out, seeds)}
@@ -175,8 +186,14 @@ Mean and standard deviation over seeds {", ".join(map(str, seeds))}, first and l
 {first_and_last(out, seeds)}
 ```
 
-"labels never refreshed" trains for the same number of steps, always on the first labels; its first
-round is that of auxsegnet+. What is empty or not listed has not been measured.
+"No refresh" trains for the same number of steps, always on the first labels; its first round is
+that with a refresh. By so much is the last network with refreshed labels better:
+
+```
+{gains(out, seeds)}
+```
+
+What is empty has not been measured.
 
 {switches(out, seeds)}
 
@@ -196,17 +213,18 @@ def rounds(out: Path, seeds: Sequence[int]) -> str:
             if not run.root.exists():
                 continue
             start = RunFolder(out / "runs" / f"start-seed{seed}")
-            rows.append([title, str(seed), "CAM only", percent(start, "cam-round-00"), "", "", ""])
+            cams = figures(start, "cam-round-00", miou)
+            rows.append([title, str(seed), "CAM only", *cams, *[""] * 6])
             for round in range(num_rounds() + 1):
-                labels = percent(run, f"labels-round-{round:02d}")
-                val = read_measurement(run, f"val-round-{round:02d}")
-                values = [val and 100 * val.miou, val and 100 * any_class(val)]
-                values.append(post_miou(out, name, seed, round))
-                shown = [f"{value:.2f}" if value else "" for value in values]
-                if labels or any(shown):
-                    rows.append(["", "", f"round {round}", labels, *shown])
-    header = ["method", "seed", "", "labels", "val, single scale", "any class", "scales + CRF"]
-    return text_table(header, rows)
+                of_labels = (miou, covered, miou_of_labelled)
+                shown = figures(run, f"labels-round-{round:02d}", *of_labels)
+                shown += figures(run, f"val-round-{round:02d}", miou, any_class, named)
+                post = post_miou(out, name, seed, round)
+                shown.append("" if post is None else f"{post:.2f}")
+                if any(shown):
+                    rows.append(["", "", f"round {round}", *shown])
+    header = ["method", "seed", "", "labels", "covered", "of these"]
+    return text_table([*header, "val", "any class", "named", "CRF"], rows)
 
 
 def first_and_last(out: Path, seeds: Sequence[int]) -> str:
@@ -228,8 +246,22 @@ def first_and_last(out: Path, seeds: Sequence[int]) -> str:
                 mean_and_spread(posts),
             ]
         )
-    header = ["method", "first labels", "last labels", "first val", "last val", "scales + CRF"]
+    header = ["method", "first labels", "last labels", "first val", "last val", "last, CRF"]
     return text_table(header, rows)
+
+
+def gains(out: Path, seeds: Sequence[int]) -> str:
+    """A row for each method with and without a refresh: by how much the last network is better."""
+    last, rows = num_rounds() - 1, []
+    for name, control in PAIRS.items():
+        for title, figure in (("val", val_miou), ("CRF", post_miou)):
+            found = [
+                [figure(out, which, seed, last) for seed in seeds] for which in (name, control)
+            ]
+            differences = [a - b if a and b else None for a, b in zip(*found, strict=True)]
+            shown = ["-" if value is None else f"{value:+.2f}" for value in differences]
+            rows.append([LOOPS[name], title, *shown, mean_and_spread(differences)])
+    return text_table(["method", "", *(f"seed {seed}" for seed in seeds), "mean"], rows)
 
 
 def switches(out: Path, seeds: Sequence[int]) -> str:
@@ -253,8 +285,8 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
     table = text_table(["variant", "labels after the round", "val, single scale"], rows)
     return f"""## Switches
 
-One round of "auxsegnet+" with each switch turned ({", ".join(f"`{text}`" for text in SHORT)}), \
-from the same
+One round of "auxsegnet+ with unary" with each switch turned
+({", ".join(f"`{text}`" for text in SHORT)}), from the same
 first labels ({over_seeds(starts, "labels-round-00")}) and classifier. Labels are those that the \
 refresh makes after the round. Mean and
 standard deviation over the same seeds.
@@ -287,16 +319,45 @@ def post_miou(out: Path, name: str, seed: int, round: int) -> float | None:
     return 100 * float(json.loads(file.read_text())["miou"]) if file.exists() else None
 
 
-def any_class(measured: Measurement) -> float:
-    """IoU of the objects, of whatever class, against the background."""
-    objects = measured.matrix[1:, 1:-1].sum()
-    return float(objects / (measured.matrix.sum() - measured.matrix[0, 0]))
-
-
-def percent(run: RunFolder, name: str) -> str:
-    """mIoU of a measurement; nothing where there is none."""
+def figures(run: RunFolder, name: str, *wanted: Callable[[Measurement], float]) -> list[str]:
+    """What is wanted of a measurement; nothing where there is none."""
     found = read_measurement(run, name)
-    return f"{100 * found.miou:.2f}" if found else ""
+    return [f"{figure(found):.2f}" if found else "" for figure in wanted]
+
+
+def val_miou(out: Path, name: str, seed: int, round: int) -> float | None:
+    """mIoU at a single scale in per cent, where it was measured."""
+    found = read_measurement(run_of(out, name, seed), f"val-round-{round:02d}")
+    return miou(found) if found else None
+
+
+def miou(measured: Measurement) -> float:
+    """mIoU in per cent."""
+    return 100 * measured.miou
+
+
+def covered(measured: Measurement) -> float:
+    """Per cent of the pixels that have a label."""
+    return 100 * measured.coverage
+
+
+def miou_of_labelled(measured: Measurement) -> float:
+    """mIoU of the pixels that have a label, in per cent."""
+    labelled = measured.matrix.copy()
+    labelled[:, -1] = 0
+    return miou(replace(measured, matrix=labelled))
+
+
+def any_class(measured: Measurement) -> float:
+    """IoU of the objects, of whatever class, against the background, in per cent."""
+    objects = measured.matrix[1:, 1:-1].sum()
+    return float(100 * objects / (measured.matrix.sum() - measured.matrix[0, 0]))
+
+
+def named(measured: Measurement) -> float:
+    """Per cent of the objects' pixels found to be an object's that have the right class."""
+    objects = measured.matrix[1:, 1:-1]
+    return float(100 * objects.trace() / objects.sum())
 
 
 if __name__ == "__main__":
