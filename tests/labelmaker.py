@@ -56,12 +56,12 @@ class PlainLabels:
         self.num_made = 0
 
     def make(self, source: SourceSample) -> LabelMaps:
-        """Class 1 where the image is bright, ignore where it is dark."""
+        """Class 1 where the image is bright, ignore where it is dark, which CAMs make class 1."""
         self.before(self.num_made)
         self.num_made += 1
         gray = source.image[..., 0]
         labels = np.where(gray > 100, 1, np.where(gray < self.dark, 255, 0)).astype(np.uint8)
-        return LabelMaps(labels, gray.copy(), labels)
+        return LabelMaps(labels, gray.copy(), np.where(labels == 255, 1, labels).astype(np.uint8))
 
 
 def make_round(

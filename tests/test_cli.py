@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,20 +74,6 @@ def trained(run: RunFolder, tmp_path: Path) -> RunFolder:
     weights = build(config_of(tmp_path).model).state_dict()
     save_checkpoint(run, Position(0, 1), 1, 0, State(dict(weights), {}))
     return run
-
-
-@pytest.mark.parametrize("words", [["-c", "import auxdist"], ["-m", "auxdist.cli", "--help"]])
-def test_a_look_at_the_package_does_not_import_torch(words: list[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
-    assert "auxdist" in imported
-    assert "torch" not in imported
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def numbered(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """An image whose red and green say where a pixel is, labels like green, a saliency map."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.uint8)
     image = np.stack([rows, columns, np.full_like(rows, 7)], axis=-1)
-    return image, columns, np.where(columns > 127, 255, 0).astype(np.uint8)
+    return image, columns, np.where((columns + rows) % 5 < 2, 255, 0).astype(np.uint8)
 
 
 def test_a_crop_of_an_unscaled_image_is_a_part_of_it() -> None:
@@ -28,6 +28,7 @@ def test_a_crop_of_an_unscaled_image_is_a_part_of_it() -> None:
     assert crop.extent == (16, 16)
     np.testing.assert_array_equal(crop.image, image[12:28, 34:50].transpose(2, 0, 1))
     np.testing.assert_array_equal(crop.segmentation, labels[12:28, 34:50])
+    np.testing.assert_array_equal(crop.saliency, saliency[12:28, 34:50] > 127)
 
 
 def test_crops_reach_both_ends() -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shardmaker import draw_scene, keys_in, make_shards
+from shardmaker import draw_scene, keys_in, make_palette, make_shards
 
 import auxdist.data.stream as stream_module
 from auxdist.config import CropConfig, DataConfig
-from auxdist.data.index import Index, table_path
+from auxdist.data.index import Index, Sample, table_path
 from auxdist.data.plan import Plan
 from auxdist.data.stream import batches
 from auxdist.errors import DataError
@@ -156,6 +156,54 @@ def test_a_batch_holds_what_its_sample_shows(index: Index) -> None:
         present = batch.classes[row].nonzero().flatten().tolist()
         assert tuple(present) == samples[key].classes
         assert {1 + c for c in present} >= set(batch.segmentation[row].unique().tolist()) - {0, 255}
+
+
+def test_image_labels_and_saliency_of_a_row_are_of_one_place_in_one_sample(index: Index) -> None:
+    palette, seen = np.asarray(make_palette(3), dtype=float), 0
+    for batch in stream(index):
+        for row in range(len(batch.keys)):
+            image, labels = batch.image[row].numpy(), batch.segmentation[row].numpy()
+            for c in batch.classes[row].nonzero().flatten().tolist():
+                inside = labels == c + 1
+                if inside.sum() < 40:  # too few to have a colour
+                    continue
+                seen += 1
+                colour = np.median(image[:, inside], axis=1)
+                np.testing.assert_allclose(colour, 0.8 * palette[c + 1] + 0.2 * 90, atol=16)
+                assert (batch.saliency[row].numpy()[inside] == 1).mean() > 0.95
+            background = labels == 0
+            background[batch.extent[row][0] :] = background[:, batch.extent[row][1] :] = False
+            if background.any():
+                assert (batch.saliency[row].numpy()[background] == 0).mean() > 0.95
+    assert seen > 30
+
+
+def test_a_sample_is_drawn_anew_in_every_epoch_and_round(index: Index) -> None:
+    data = replace(DATA, crop=CropConfig(size=24, scale_min=1, scale_max=1))
+    drawn = []
+    for round in (1, 2):
+        rows: dict[str, list[bytes]] = {}
+        for batch in batches(index, make_plan(index, round=round), data, DrawnLabels()):
+            for key, image in zip(batch.keys, batch.image, strict=True):
+                rows.setdefault(key, []).append(image.numpy().tobytes())
+        drawn.append({key: images for key, images in rows.items() if key})
+    first, second = drawn
+    assert all(len(images) == 2 for images in first.values())
+    assert sum(one != two for one, two in first.values()) > 15
+    assert sum(first[key][0] != second[key][0] for key in first) > 15
+
+
+def test_resuming_reads_no_sample_of_before(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = stream_module.read_image
+
+    def counted(index: Index, shard: int, sample: Sample) -> np.ndarray:
+        read.append(sample.key)
+        return real(index, shard, sample)
+
+    monkeypatch.setattr(stream_module, "read_image", counted)
+    rest = list(stream(index, first_step=7))
+    assert read == [key for batch in rest for key in batch.keys if key]
 
 
 def test_a_global_batch_has_one_scale_or_each_sample_its_own(index: Index) -> None:

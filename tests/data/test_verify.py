@@ -1,13 +1,16 @@
 """Damaged shards are found, and sound ones are called so."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from build_script import run_script
 from shardmaker import make_shards
 
-from auxdist.data.index import Index, load_index
+from auxdist.data.index import Index, load_index, table_path
 from auxdist.data.verify import Findings, verify
 
 
@@ -53,6 +56,37 @@ def test_altered_table_is_found(index: Index) -> None:
     path.write_text(path.read_text().replace("img-00000", "img-99999"))
     problems = _verify(index).problems
     assert any("its sha256 is" in problem for problem in problems)
+
+
+def alter_table(index: Index, shard: int, alter: Callable[[dict[str, Any]], object]) -> None:
+    """Change a table, and the index so that it names the changed one."""
+    path = table_path(index.root / index.shards[shard].file)
+    table = json.loads(path.read_text())
+    alter(table)
+    path.write_text(json.dumps(table))
+    facts = json.loads((index.root / "index.json").read_text())
+    facts["shards"][shard]["table_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (index.root / "index.json").write_text(json.dumps(facts))
+
+
+def test_members_of_another_sample_are_found(index: Index) -> None:
+    def swap(table: dict[str, Any]) -> None:
+        one, two = table["samples"][:2]
+        one["members"], two["members"] = two["members"], one["members"]
+
+    alter_table(index, 0, swap)
+    assert any("not those of its table" in problem for problem in _verify(index).problems)
+
+
+def test_classes_that_the_sample_does_not_state_are_found(index: Index) -> None:
+    alter_table(index, 0, lambda table: table["samples"][0].update(classes=[2]))
+    assert any("json: says" in problem for problem in _verify(index).problems)
+
+
+def test_a_key_in_two_shards_is_found(index: Index) -> None:
+    key = index.samples(0)[0].key
+    alter_table(index, 1, lambda table: table["samples"][0].update(key=key))
+    assert any(f"{key!r} comes 2 times" in problem for problem in _verify(index).problems)
 
 
 def test_folder_without_an_index_is_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from auxdist.evaluate import measure as measure_module
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.evaluate.predict import predict
-from auxdist.labels.store import LabelSet, open_labels
+from auxdist.labels.store import LabelMember, LabelSet, open_labels
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
 
@@ -110,15 +110,17 @@ def test_miou_is_exactly_equal_on_one_two_and_three_ranks(
 
 
 def test_labels_are_measured_against_their_own_truth(index: Index, labels: LabelSet) -> None:
-    found = measure_labels(labels, "seg.png", World())
-    expected = Measurement.none(3)
-    for shard in range(2):
-        for sample in index.samples(shard):
-            truth = read_ground_truth(index, shard, sample)
-            expected += Measurement.of(truth, labels.read(shard, sample.key)[0], 3)
-    assert (found.matrix == expected.matrix).all()
-    assert 0 < found.coverage < 1
-    assert (measure_labels(labels, "cam.png", World()).matrix == found.matrix).all()
+    members: tuple[tuple[LabelMember, bool], ...] = (("seg.png", False), ("cam.png", True))
+    for member, is_covered in members:
+        found = measure_labels(labels, member, World())
+        expected = Measurement.none(3)
+        for shard in range(2):
+            for sample in index.samples(shard):
+                truth = read_ground_truth(index, shard, sample)
+                seen = labels.read_labels(shard, sample.key, member)
+                expected += Measurement.of(truth, seen, 3)
+        assert (found.matrix == expected.matrix).all()
+        assert (found.coverage == 1) == is_covered
 
 
 def test_image_that_is_left_out_is_noticed(

@@ -44,9 +44,12 @@ def test_killed_runs_end_with_the_same_labels(tmp_path: Path, seed: int) -> None
     call(*local_command(whole, shards, procs=2))
     command = local_command(killed, shards, procs=2)
     dice = random.Random(seed)
-    for _ in range(5):
-        code = start_and_kill(command, killed, dice.randint(1, 25), dice.randrange(3))
-        assert code in (0, 128 + signal.SIGKILL, -signal.SIGKILL)
+    codes = [
+        start_and_kill(command, killed, dice.randint(1, 25), dice.randrange(3)) for _ in range(5)
+    ]
+    deaths = (128 + signal.SIGKILL, -signal.SIGKILL)
+    assert {*codes} <= {0, *deaths}
+    assert sum(code in deaths for code in codes) >= 3, codes
     call(*command)
     assert by_step(killed, "keys", "keys") == by_step(whole, "keys", "keys")
     assert by_step(killed, "step", "loss") == by_step(whole, "step", "loss")

@@ -1,6 +1,8 @@
 """The first labels, against the text of method 2.7."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from labelmaker import LABELS, tiny_net
 
+from auxdist.data.augment import rescale
 from auxdist.data.reader import SourceSample
 from auxdist.errors import DataError
 from auxdist.labels.fuse import cam_only, fuse
@@ -20,12 +23,13 @@ SALIENCY = GENERATOR.integers(0, 256, (40, 56), dtype=np.uint8)
 CLASSES = (0, 2)
 
 
-def reference_cam() -> torch.Tensor:
-    """Sum over flips at scale 1, normalised; every class, then the labelled ones."""
+def reference_cam(scales: Sequence[float] = (1.0,)) -> torch.Tensor:
+    """Sum over scales and flips, normalised; every class, then the labelled ones."""
     net = tiny_net()
     total = torch.zeros(3, *IMAGE.shape[:2])
-    for flip in (False, True):
-        image = torch.from_numpy(IMAGE[:, ::-1].copy() if flip else IMAGE).permute(2, 0, 1)[None]
+    for scale, flip in product(scales, (False, True)):
+        seen = rescale(IMAGE, scale)
+        image = torch.from_numpy(seen[:, ::-1].copy() if flip else seen).permute(2, 0, 1)[None]
         with torch.inference_mode():
             cam = net.classify(net.prepare(image), None)[1].relu()
         up = F.interpolate(cam, IMAGE.shape[:2], mode="bilinear", align_corners=False)[0]
@@ -34,12 +38,13 @@ def reference_cam() -> torch.Tensor:
     return total[list(CLASSES)]
 
 
-def test_initial_labels_follow_the_method() -> None:
-    config = replace(LABELS, cam_scales=(1.0,))
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5, 1.5)])
+def test_initial_labels_follow_the_method(scales: tuple[float, ...]) -> None:
+    config = replace(LABELS, cam_scales=scales)
     maps = InitialLabels(Viewer(tiny_net()), config).make(
         SourceSample("a", IMAGE, SALIENCY, CLASSES)
     )
-    cam, saliency = reference_cam(), torch.from_numpy(SALIENCY).float() / 255
+    cam, saliency = reference_cam(scales), torch.from_numpy(SALIENCY).float() / 255
     expected = fuse(cam, saliency, CLASSES, config.cam_threshold, config.saliency_threshold)
     assert (maps.segmentation != expected.numpy()).sum() <= 1
     assert maps.cam is not None

@@ -46,17 +46,18 @@ def test_equal_states_have_equal_bytes(tmp_path: Path) -> None:
     assert first.weights_sha256 == second.weights_sha256
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "momentum.safetensors"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no manifest", "torn manifest"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, file: str) -> None:
     run = RunFolder(tmp_path)
     save_checkpoint(run, Position(0, 1), 9, 0, state(1.0))
     newest = save_checkpoint(run, Position(0, 2), 9, 0, state(2.0)).folder
-    weights, manifest = newest / "weights.safetensors", newest / "manifest.json"
-    content = weights.read_bytes()
+    tensors, manifest = newest / file, newest / "manifest.json"
+    content = tensors.read_bytes()
     if damage == "truncate":
-        weights.write_bytes(content[:-1])
+        tensors.write_bytes(content[:-1])
     elif damage == "flip":
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "no manifest":
         manifest.unlink()
     else:

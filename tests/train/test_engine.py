@@ -118,11 +118,14 @@ def diverges(world: World, config: TrainConfig) -> bool:
         net.head.weight.fill_(math.inf)
     trainee = Trainee(net, ToyObjective(net), net.groups(), OPTIMISER, {})
     engine = make_engine(trainee, config, world)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     engine.accumulate(global_batch(0), Normaliser(8, 1, 1), is_last=True)
     try:
         engine.update(1.0)
     except Diverged:
-        return True
+        # ZeRO has updated by then.
+        after = net.state_dict() if config.engine == "ddp" else before
+        return all(torch.equal(value, after[name]) for name, value in before.items())
     return False
 
 

@@ -34,6 +34,19 @@ def test_poly_values_of_the_published_schedule(step: int, backbone: float, heads
     assert rates["heads"] == pytest.approx(heads, rel=1e-5)
 
 
+def test_two_steps_of_sgd_by_hand() -> None:
+    """v = m v + (g + d w), w = w - rate v: momentum 0.5, decay of weights 0.1, gradient 1."""
+    weight = torch.nn.Parameter(torch.full((1,), 2.0))
+    config = OptimiserConfig(learning_rate=0.1, head_factor=10, momentum=0.5, weight_decay=0.1)
+    optimiser = make_sgd({"heads": [weight]}, config)
+    set_learning_rates(optimiser, 0.25)
+    for expected in (2 - 0.25 * 1.2, 1.7 - 0.25 * (0.5 * 1.2 + 1.17)):
+        optimiser.zero_grad()
+        weight.sum().backward()
+        optimiser.step()
+        assert weight.item() == pytest.approx(expected)
+
+
 def test_parameters_without_gradient_are_left_out() -> None:
     frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
     trained = torch.nn.Parameter(torch.zeros(1))
