@@ -1,6 +1,7 @@
 # make demo   the whole loop on two CPU processes, with a report        (installs .venv first)
 # make test   lint, types and the quick tests                           (installs .venv first)
 # make ci     the long tests: a SLURM cluster, killed jobs, the timed demo
+# make clean  removes .venv and build; runs stay
 #
 # PyPI's torch for Linux is the CUDA build, some GB. Choose another build or version by e.g.
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -63,4 +64,4 @@ ci: .venv/development
 	touch $@
 
 clean:
-	rm -rf .venv build runs
+	rm -rf .venv build

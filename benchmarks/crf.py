@@ -185,8 +185,7 @@ def gpu_lines(inputs: list[Input]) -> list[str]:
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    default = HERE.parents[1] / "shared" / "data" / "voc" / "JPEGImages"
-    parser.add_argument("--images", type=Path, default=default, help="folder of JPEG photographs")
+    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG photographs")
     parser.add_argument("--num-images", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "crf.md")
@@ -202,7 +201,8 @@ def main() -> None:
     lines = [
         f"# Dense CRFs at {HEIGHT}x{WIDTH}, one thread, {date.today()}",
         "",
-        f"`python benchmarks/crf.py --num-images {len(inputs)} --repeats {options.repeats}`",
+        f"`python benchmarks/crf.py --images FOLDER --num-images {len(inputs)} "
+        f"--repeats {options.repeats}`",
         "",
         f"{machine()} {len(inputs)} photographs x {options.repeats} repetitions, forms "
         "alternating; medians. x: times as fast as pydensecrf2, median of the ratios call by "

@@ -19,6 +19,9 @@ def main() -> None:
     )
     parser.add_argument("--instances", type=Path, required=True, help="instances_*.json")
     parser.add_argument(
+        "--list", type=Path, help="file of images to take, one a line; default: all"
+    )
+    parser.add_argument(
         "--no-ground-truth", action="store_true", help="keep no gt.png in the shards"
     )
     options = parser.parse_args()
@@ -28,6 +31,7 @@ def main() -> None:
         split_name(options),
         saliency_maker(options),
         not options.no_ground_truth,
+        options.list,
     )
     run_build(recipe, options)
 

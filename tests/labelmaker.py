@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,21 @@ class PlainLabels:
         gray = source.image[..., 0]
         labels = np.where(gray > 100, 1, np.where(gray < self.dark, 255, 0)).astype(np.uint8)
         return LabelMaps(labels, gray.copy(), np.where(labels == 255, 1, labels).astype(np.uint8))
+
+
+class Slowed:
+    """A label maker that takes longer; so that every rank surely gets shards."""
+
+    def __init__(self, maker: LabelMaker, seconds: float) -> None:
+        self.maker = maker
+        self.seconds = seconds
+        self.num_made = 0
+
+    def make(self, source: SourceSample) -> LabelMaps:
+        """What the maker makes, later."""
+        self.num_made += 1
+        time.sleep(self.seconds)
+        return self.maker.make(source)
 
 
 def make_round(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import file_bytes, read_json, read_photo
+from auxdist.data.photos import file_bytes, read_json, read_lines, read_photo
 from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
 from auxdist.data.regions import region_mask
 from auxdist.errors import DataError
@@ -96,11 +96,13 @@ def coco_recipe(
     split: str,
     saliency: SaliencyMaker | None,
     ground_truth: bool = True,
+    listed: Path | None = None,
 ) -> Recipe:
-    """The split that an instances file describes, by image id.
+    """The split that an instances file describes, by image id; of it what is listed, if a list is.
 
     Raises:
-        DataError: the folder or the file is missing, or the file is malformed.
+        DataError: the folder or a file is missing, the file is malformed, or does not know an image
+            of the list.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of images.")
@@ -110,7 +112,7 @@ def coco_recipe(
         regions = _regions(instances, content, labels, ground_truth)
         items = [
             _item(images, entry, tuple(regions.get(entry["id"], ())), ground_truth)
-            for entry in sorted(content["images"], key=lambda entry: entry["id"])
+            for entry in _listed(sorted(content["images"], key=lambda entry: entry["id"]), listed)
         ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
@@ -130,6 +132,19 @@ def coco_recipe(
             "images": str(images.resolve()),
         },
     )
+
+
+def _listed(entries: list[dict[str, Any]], listed: Path | None) -> list[dict[str, Any]]:
+    """The images whose files, or keys, a list names."""
+    if listed is None:
+        return entries
+    wanted = {Path(line).stem for line in read_lines(listed, "list of images").values()}
+    known = {Path(entry["file_name"]).stem for entry in entries}
+    if unknown := sorted(wanted - known):
+        raise DataError(
+            f"{listed}: {unknown[0]} is not in the instances file; list files of its images."
+        )
+    return [entry for entry in entries if Path(entry["file_name"]).stem in wanted]
 
 
 def _categories(content: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int]]:

@@ -31,8 +31,16 @@ def build_parser(
     parser.add_argument("out", type=Path, help="folder of shards to be made, e.g. data/voc/train")
     parser.add_argument("--split", help="name of the split; default: the name of the folder")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--shard-mb", type=_positive_float, default=64, help="default: %(default)s")
-    size.add_argument("--samples-per-shard", type=positive, default=0, metavar="N")
+    size.add_argument(
+        "--shard-mb",
+        type=_positive_float,
+        default=64,
+        metavar="MB",
+        help="a shard ends at so many MB of images; default: %(default)s",
+    )
+    size.add_argument(
+        "--samples-per-shard", type=positive, default=0, metavar="N", help="or at so many images"
+    )
     add_processes(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"list bad samples in {QUARANTINE_NAME}; go on"
@@ -53,7 +61,9 @@ def build_parser(
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """The option --processes; by default, one for every core that this process may use."""
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=positive, default=cores, metavar="N")
+    parser.add_argument(
+        "--processes", type=positive, default=cores, metavar="N", help="default: %(default)s"
+    )
 
 
 def progress_bar(total: int, name: str) -> tqdm:

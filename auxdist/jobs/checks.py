@@ -57,7 +57,7 @@ def _packages(config: Config) -> Iterator[str]:
     if config.train.engine == "deepspeed" and find_spec("deepspeed") is None:
         yield (
             "train.engine is deepspeed, but DeepSpeed is not installed; run pip install "
-            '"auxdist[deepspeed]", or use ddp.'
+            "-e '.[deepspeed]' where auxdist is checked out, or use ddp."
         )
 
 

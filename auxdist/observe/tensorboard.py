@@ -31,7 +31,8 @@ def write_tensorboard(run: RunFolder) -> Path:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            f'TensorBoard cannot be imported ({error}); run pip install "auxdist[tensorboard]".'
+            f"TensorBoard cannot be imported ({error}); run pip install -e '.[tensorboard]' where "
+            "auxdist is checked out."
         ) from error
     config = load_config(run.config)
     shutil.rmtree(run.tensorboard, ignore_errors=True)

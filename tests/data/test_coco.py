@@ -62,6 +62,15 @@ def test_classes_follow_category_ids_and_images_their_ids(folder: Path) -> None:
     assert [item.read().classes for item in recipe.items] == [(0, 1), ()]
 
 
+def test_a_list_names_the_images_to_take(folder: Path) -> None:
+    listed = folder / "few.txt"
+    listed.write_text("late.jpg\n")
+    assert [item.key for item in _recipe(folder, listed=listed).items] == ["late"]
+    listed.write_text("late\nearlier.jpg\n")
+    with pytest.raises(DataError, match=r"few\.txt: earlier is not in the instances file; list"):
+        _recipe(folder, listed=listed)
+
+
 def test_ground_truth_is_painted_with_crowds_ignored(folder: Path) -> None:
     truth = _recipe(folder).items[0].read().truth
     assert (truth[:4, :4] == 2).all()

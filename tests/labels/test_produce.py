@@ -17,6 +17,7 @@ from labelmaker import (
     LABELS,
     PROVENANCE,
     PlainLabels,
+    Slowed,
     damage_image,
     folder_bytes,
     make_round,
@@ -26,7 +27,6 @@ from ranks import run_ranks
 from shardmaker import make_shards
 
 from auxdist.data.index import Index, load_index
-from auxdist.data.reader import SourceSample
 from auxdist.errors import AuxdistError, DataError, Stopped
 from auxdist.labels import produce as produce_module
 from auxdist.labels import store as store_module
@@ -34,7 +34,7 @@ from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import MANIFEST_NAME, seal_path
 from auxdist.labels.produce import LabelMaker
 from auxdist.labels.refresh import RefinedLabels
-from auxdist.labels.store import LabelMaps, latest_round
+from auxdist.labels.store import latest_round
 from auxdist.labels.viewer import Viewer
 from auxdist.runfolder import RunFolder
 from auxdist.train.guard import Fence
@@ -60,20 +60,6 @@ def expected(index: Index, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     run = RunFolder(tmp_path_factory.mktemp("undisturbed"))
     make_round(run, index, PlainLabels())
     return folder_bytes(run.labels(0))
-
-
-class Slowed:
-    """A label maker that takes longer; so that every rank surely gets shards."""
-
-    def __init__(self, maker: LabelMaker, seconds: float) -> None:
-        self.maker = maker
-        self.seconds = seconds
-        self.num_made = 0
-
-    def make(self, source: SourceSample) -> LabelMaps:
-        self.num_made += 1
-        time.sleep(self.seconds)
-        return self.maker.make(source)
 
 
 def real_rounds(run: RunFolder, index: Index, world: World, seconds: float = 0) -> list[int]:

@@ -38,5 +38,5 @@ def test_without_the_package_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"pip install \"auxdist\[tensorboard\]\""):
+    with pytest.raises(ConfigError, match=r"pip install -e \'\.\[tensorboard\]\'"):
         write_tensorboard(finished_run(tmp_path))
