@@ -199,8 +199,8 @@ What is empty has not been measured.
 
 ![Twelve images of val](voc-mini.png)
 
-Twelve images of val, by `benchmarks/panels.py`: their labels are what the networks of seed 0 make
-of images that they did not learn from.
+Twelve images of val, by `benchmarks/panels.py`: their labels are what the networks with unary,
+seed 0, make of images that they did not learn from.
 """
 
 

@@ -57,7 +57,7 @@ def weight_problems(config: Config, net: AuxSegNet | None) -> Iterator[str]:
     for key, read in (("model.weights", _backbone), ("classifier.weights", _classifier)):
         try:
             published = read(config)
-            if published and net:
+            if published and net is not None:
                 published.compare(net)
         except CheckpointError as error:
             yield f"{key} is {error}"
