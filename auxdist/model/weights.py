@@ -166,7 +166,8 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path}: cannot be read ({error.strerror or error}); mend its permissions.")
+    why = error.strerror or error
+    return CheckpointError(f"{path}: cannot be read ({why}); mend its permissions.")
 
 
 def _first_line(error: Exception) -> str:
