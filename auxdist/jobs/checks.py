@@ -62,7 +62,10 @@ def _packages(config: Config) -> Iterator[str]:
 
 
 def _network(config: Config, can_be_made: bool) -> Iterator[str]:
-    from auxdist.model import build, build_shapes  # torch, which the rest of a check does without
+    named = config.model.weights or config.classifier.weights
+    if not named and config.model.backbone != "timm":
+        return  # nothing to compare, so no need of torch, which takes seconds
+    from auxdist.model import build, build_shapes
     from auxdist.train.networks import weight_problems
 
     net = None

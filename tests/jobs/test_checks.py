@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +39,16 @@ def found(config: Config, tmp_path: Path, ranks: int = 1) -> list[str]:
 
 def test_a_good_configuration_has_no_problems(good: Config, tmp_path: Path) -> None:
     assert found(good, tmp_path, ranks=2) == []
+
+
+def test_without_weights_to_compare_no_check_waits_for_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from auxdist.config import Config, ModelConfig; "
+        "from auxdist.jobs.checks import problems; from auxdist.runfolder import RunFolder; "
+        "problems(Config(model=ModelConfig(num_classes=3)), 1, RunFolder(Path('x'))); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def with_data(config: Config, **change: str) -> Config:
