@@ -13,7 +13,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from auxdist.data.buildfolder import NOTES, claim, keep_cut, kept_cut, only_build, read_object
+from auxdist.data.buildfolder import (
+    NOTES,
+    Cut,
+    claim,
+    keep_cut,
+    kept_cut,
+    only_build,
+    read_object,
+)
 from auxdist.data.index import INDEX_NAME, Index, Shard, load_index, table_path, write_index
 from auxdist.data.pool import Tick, run_tasks
 from auxdist.data.recipe import Item, Recipe, SaliencyMaker, encode_sample
@@ -117,23 +125,37 @@ def _build(
 ) -> Report:
     fingerprint = claim(options.out, _description(recipe, options, items))
     absent = {item.key for item in items if not item.num_bytes}
-    kept = kept_cut(options.out, fingerprint, absent)
-    sizes = kept or _sizes(options, items)
-    parts = list(_cut(recipe, options, items, sizes, fingerprint))
+    before = kept_cut(options.out, fingerprint)
+    # Where shards end by the size of files, they still end there once files are gone; but not once
+    # some are there that were not, and had no size.
+    cut = before if before and absent >= before.absent else Cut(_sizes(options, items), absent)
+    parts = list(_cut(recipe, options, items, cut.sizes, fingerprint))
     finished = {part.tar.name: done for part in parts if (done := _find_finished(part))}
     num_kept = len(finished)
     missing = [part for part in parts if part.tar.name not in finished]
     if missing:
+        if before:
+            _require_originals(options.out, missing, absent - before.absent)
         (options.out / INDEX_NAME).unlink(missing_ok=True)
     progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
     for done in run_tasks(_make_part, missing, options.processes, progress, _SLOW_IMPORTS):
         finished[done.name] = done
     in_order = [finished[part.tar.name] for part in parts]
     refused = refused + [one for done in in_order for one in done.refused]
-    if not kept:
-        keep_cut(options.out, fingerprint, sizes, absent)
+    if cut is not before:
+        keep_cut(options.out, fingerprint, cut)
     index = _publish(recipe, options.out, in_order, refused)
     return Report(index, len(missing), num_kept, tuple(refused))
+
+
+def _require_originals(out: Path, missing: list[_Part], gone: set[str]) -> None:
+    """Refuse to make a shard anew without files that it was made of."""
+    keys = [item.key for part in missing for item in part.items if item.key in gone]
+    if keys:
+        raise DataError(
+            f"{out}: shards must be made anew, but the files of {len(keys)} samples that they were "
+            f"made of are gone, of {keys[0]} the first; bring them back, or name another folder."
+        )
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from auxdist.data.index import INDEX_NAME
 from auxdist.errors import DataError
@@ -70,19 +70,26 @@ def only_build(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def kept_cut(out: Path, fingerprint: str, absent: set[str]) -> list[int] | None:
-    """How many samples each shard had when the folder was finished; None where it never was.
+class Cut(NamedTuple):
+    """Where shards ended when a folder was finished.
 
-    Where shards end by the size of files, they still end there once files are gone; but not once
-    some of the `absent` samples of then are there, which had no size.
+    sizes   samples of each shard
+    absent  keys of samples whose files were not there, and so had no size
     """
+
+    sizes: list[int]
+    absent: set[str]
+
+
+def kept_cut(out: Path, fingerprint: str) -> Cut | None:
+    """How the samples were cut when the folder was finished; None where it never was."""
     before = read_object(out / NOTES / _CUT)
-    if before.get("fingerprint") != fingerprint or not absent.issuperset(before["absent"]):
+    if before.get("fingerprint") != fingerprint:
         return None
-    return list(before["sizes"])
+    return Cut(before["sizes"], set(before.get("absent", ())))
 
 
-def keep_cut(out: Path, fingerprint: str, sizes: list[int], absent: set[str]) -> None:
+def keep_cut(out: Path, fingerprint: str, cut: Cut) -> None:
     """Let later builds cut the same samples in the same way."""
-    note = {"fingerprint": fingerprint, "sizes": sizes, "absent": sorted(absent)}
+    note = {"fingerprint": fingerprint, "sizes": cut.sizes, "absent": sorted(cut.absent)}
     write_json(out / NOTES / _CUT, note)

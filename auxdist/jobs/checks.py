@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +27,7 @@ def problems(config: Config, num_ranks: int | None, run: RunFolder) -> list[str]
     Each begins with the key it is about, where it is about one.
     """
     found = [*validate(config, num_ranks), *_packages(config)]
-    can_be_made = not any(problem.startswith("model.") for problem in found)
-    found += _network(config, can_be_made)
+    found += _network(config, [problem for problem in found if problem.startswith("model.")])
     if config.data.train:
         found += _shards(config, run)
     return found
@@ -61,7 +61,10 @@ def _packages(config: Config) -> Iterator[str]:
         )
 
 
-def _network(config: Config, can_be_made: bool) -> Iterator[str]:
+def _network(config: Config, found: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the network and its weights, besides what was `found` by settings."""
+    if any(problem.startswith("model.weights ") for problem in found):
+        config = replace(config, model=replace(config.model, weights=None))
     named = config.model.weights or config.classifier.weights
     if not named and config.model.backbone != "timm":
         return  # nothing to compare, so no need of torch, which takes seconds
@@ -70,7 +73,7 @@ def _network(config: Config, can_be_made: bool) -> Iterator[str]:
 
     net = None
     try:
-        if can_be_made:
+        if not found:
             # Of timm only making it tells; that fetches its weights, if wanted.
             make = build if config.model.backbone == "timm" else build_shapes
             net = make(config.model)

