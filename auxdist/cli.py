@@ -78,17 +78,16 @@ def tensorboard(wanted: argparse.Namespace) -> int:
 
 
 def evaluate(wanted: argparse.Namespace) -> int:
-    """Measure the network of a run on a split with ground truth."""
-    run = _run(wanted)
+    """Measure a network on a split with ground truth."""
     if wanted.procs > 1 and "RANK" not in os.environ:
-        return _evaluate_on_ranks(run, wanted)
+        return _evaluate_on_ranks(wanted)
     from auxdist.evaluate.tables import class_table
-    from auxdist.jobs.use import evaluate_run
+    from auxdist.jobs.use import evaluate_split
 
-    found = evaluate_run(run, wanted.split_folder, _use(wanted))
+    found = evaluate_split(wanted.split_folder, _use(wanted))
     if found.is_main:
         images, how = found.measurement.num_images, found.inference.text
-        print(f"round {found.round} on {images} images of {found.index.root}")
+        print(f"{found.subject.title} on {images} images of {found.index.root}")
         print(f"{how}\n" if how else "")
         print(class_table(found.measurement, found.index.classes))
         if wanted.json:
@@ -100,8 +99,7 @@ def predict(wanted: argparse.Namespace) -> int:
     """Segment images; writes labels as palette PNG and an overlay for each."""
     from auxdist.jobs.use import predict_images
 
-    run = _run(wanted)
-    for labels, overlay in predict_images(run, wanted.images, wanted.out, _use(wanted)):
+    for labels, overlay in predict_images(wanted.images, wanted.out, _use(wanted)):
         print(f"{labels}  {overlay}")
     return 0
 
@@ -133,9 +131,17 @@ def ablate(wanted: argparse.Namespace) -> int:
 
 
 def _use(wanted: argparse.Namespace) -> Use:
-    from auxdist.jobs.use import Use
+    from auxdist.jobs.use import OfFile, OfRun, Use
 
-    return Use(wanted.round, wanted.post_process, wanted.set)
+    if wanted.weights and wanted.config and not wanted.run and wanted.round is None:
+        source = OfFile(wanted.config, wanted.weights)
+        return Use(source, wanted.post_process, wanted.set)
+    if not wanted.run or wanted.weights or wanted.config:
+        raise ConfigError(
+            "Give either a run folder, with --round or without, or --weights FILE and --config "
+            "FILE, the configuration of a network with these weights."
+        )
+    return Use(OfRun(_run(wanted), wanted.round), wanted.post_process, wanted.set)
 
 
 def import_weights(wanted: argparse.Namespace) -> int:
@@ -149,19 +155,17 @@ def import_weights(wanted: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_on_ranks(run: RunFolder, wanted: argparse.Namespace) -> int:
+def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     from auxdist.jobs.local import run_processes
     from auxdist.jobs.submit import rank_environment
     from auxdist.jobs.use import evaluation_of
 
-    config, _, _ = evaluation_of(run, wanted.split_folder, _use(wanted))  # else each rank says it
-    command = [sys.executable, "-m", "auxdist.cli", "evaluate", str(run.root)]
-    if wanted.split_folder:
-        command += ["--split-folder", str(wanted.split_folder)]
-    if wanted.round is not None:
-        command += ["--round", str(wanted.round)]
-    if wanted.json:
-        command += ["--json", str(wanted.json)]
+    config, _, _ = evaluation_of(wanted.split_folder, _use(wanted))  # else each rank says it
+    command = [sys.executable, "-m", "auxdist.cli", "evaluate"]
+    command += [str(wanted.run)] if wanted.run else []
+    for name in ("split_folder", "round", "json", "weights", "config"):
+        if (value := getattr(wanted, name)) is not None:
+            command += ["--" + name.replace("_", "-"), str(value)]
     command += ["--post-process"] * wanted.post_process
     command += [word for text in wanted.set for word in ("--set", text)]
     environment = rank_environment(config, wanted.procs)
@@ -268,7 +272,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder")
     parser.add_argument("--split-folder", type=Path, help="image shards (data.val)")
     parser.add_argument("--procs", type=int, default=1, help="processes, one for each GPU (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement there too")
@@ -277,7 +281,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     _add_use(parser)
 
@@ -285,14 +289,18 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_use(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", type=int, help="round of the network (the last finished one)")
     parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="use these, not those of a run"
+    )
+    parser.add_argument("--config", type=Path, help="configuration of the network of --weights")
+    parser.add_argument(
         "--post-process", action="store_true", help="several scales, and the segmentation CRF"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
-        metavar="evaluate.KEY=VALUE",
-        help="change the evaluate section of the run's configuration",
+        metavar="KEY=VALUE",
+        help="change the configuration; of a run, its section evaluate",
     )
 
 

@@ -200,6 +200,52 @@ def test_post_processed_evaluation_is_the_same_on_two_ranks_and_written_as_json(
     }
 
 
+def test_a_file_of_weights_is_measured_and_used_like_a_run(
+    trained: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Published weights can be measured before anything is trained."""
+    weights = trained.checkpoint("round-00", 1) / "weights.safetensors"
+    words = ["--weights", str(weights), "--config", str(trained.config)]
+    results = tmp_path / "run.json", tmp_path / "file.json"
+    assert main(["evaluate", str(trained.root), "--json", str(results[0])]) == 0
+    assert main(["evaluate", *words, "--json", str(results[1]), "--procs", "2"]) == 0
+    assert f"{weights} on 6 images of" in capfd.readouterr().out
+    of_run, of_file = (json.loads(path.read_text()) for path in results)
+    assert (of_run.pop("round"), of_file.pop("weights")) == (0, str(weights))
+    assert of_run == of_file
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "bird.png"), image)
+    outs = tmp_path / "a", tmp_path / "b"
+    for source, out in zip((["--run", str(trained.root)], words), outs, strict=True):
+        assert main(["predict", str(tmp_path / "bird.png"), *source, "--out", str(out)]) == 0
+    assert len({(out / "bird.png").read_bytes() for out in outs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["RUN", "--weights", "W", "--config", "C"], "Give either a run folder"),
+        (["--weights", "W"], "Give either a run folder"),
+        (["--weights", "W", "--config", "C", "--round", "0"], "Give either a run folder"),
+        (["--weights", "no.pth", "--config", "C"], "no.pth: no such weight file"),
+        (["--weights", "PART", "--config", "C"], "tensors are missing, first "),
+        (["--weights", "W", "--config", "C", "--set", "model.small_width=16"], "of the same back"),
+        (["--weights", "W", "--config", "C", "--set", "evaluate.window=3"], "is 3, but must be 0"),
+    ],
+)
+def test_weights_that_cannot_be_measured(
+    trained: RunFolder, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = trained.checkpoint("round-00", 1) / "weights.safetensors"
+    part = trained.root / "part.safetensors"
+    save_file({k: v for k, v in load_file(weights).items() if "att" not in k}, part)
+    files = {"RUN": trained.root, "W": weights, "C": trained.config, "PART": part}
+    assert main(["evaluate", *(str(files.get(word, word)) for word in words)]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -1,4 +1,4 @@
-"""Using the network of a run: measuring it on any split, and looking at images with it."""
+"""Using a network: measuring it on any split, and looking at images with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from auxdist.config import Config
 from auxdist.configfile import load_config, located
@@ -24,31 +24,51 @@ from auxdist.memory import within_memory
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
-from auxdist.train.networks import final_checkpoint, trained_network
+from auxdist.train.networks import network_of_file, trained_network
 from auxdist.validation import validate
 from auxdist.world import World, joined
 
 
 @dataclass(frozen=True)
-class Use:
-    """How to use the network of a run.
+class Subject:
+    """A network to be used, what it is called, and what names it in a file."""
 
-    round         which one; None: that of the last finished round
-    post_process  look at each image at several scales and refine by the CRF
-    settings      changes to the run's configuration, evaluate.KEY=VALUE
-    """
+    net: AuxSegNet
+    title: str
+    names: dict[str, Any]
 
-    round: int | None = None
-    post_process: bool = False
-    settings: Sequence[str] = ()
 
-    def config(self, run: RunFolder) -> Config:
-        """The configuration of the run, with the changes.
+class Source(Protocol):
+    """Where the network to be used comes from."""
+
+    def config(self, settings: Sequence[str]) -> Config:
+        """The configuration of the network, with the changes.
 
         Raises:
             ConfigError: with all problems of the changes.
         """
-        foreign = [text for text in self.settings if not text.startswith("evaluate.")]
+        ...
+
+    def subject(self, config: Config) -> Subject:
+        """The network.
+
+        Raises:
+            ConfigError: there can be no such network.
+            CheckpointError: it is not there yet, or damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """The network that a round of a run left; None: that of the last finished round."""
+
+    run: RunFolder
+    round: int | None = None
+
+    def config(self, settings: Sequence[str]) -> Config:
+        """That of the run; only the section evaluate may change."""
+        foreign = [text for text in settings if not text.startswith("evaluate.")]
         if foreign:
             raise ConfigError(
                 [
@@ -57,11 +77,64 @@ class Use:
                     for text in foreign
                 ]
             )
-        config = load_config(run.config, self.settings)
-        problems = [problem for problem in validate(config) if problem.startswith("evaluate.")]
-        if problems:
-            raise ConfigError(located(problems, run.config, self.settings))
-        return config
+        return _checked_config(self.run.config, settings, "evaluate.")
+
+    def subject(self, config: Config) -> Subject:
+        """The network of a finished round."""
+        if self.round is not None and not 0 <= self.round < config.train.rounds:
+            raise ConfigError(
+                f"--round {self.round}: {self.run.root} has {config.train.rounds} rounds, counted "
+                "from 0; use one of them."
+            )
+        round = last_round(self.run, config) if self.round is None else self.round
+        net = trained_network(self.run, config, round).net
+        return Subject(net, f"round {round}", {"round": round})
+
+
+@dataclass(frozen=True)
+class OfFile:
+    """The network of a configuration file with the weights of a file, published ones for instance.
+
+    The file must have every tensor of the network.
+    """
+
+    config_file: Path
+    weights: Path
+
+    def config(self, settings: Sequence[str]) -> Config:
+        """The configuration file; anything may change."""
+        sections = ("model.", "data.image_scale ", "evaluate.", "compute.")
+        return _checked_config(self.config_file, settings, *sections)
+
+    def subject(self, config: Config) -> Subject:
+        """The network with these weights."""
+        net = network_of_file(config, self.weights)
+        return Subject(net, str(self.weights), {"weights": str(self.weights)})
+
+
+def _checked_config(file: Path, settings: Sequence[str], *sections: str) -> Config:
+    config = load_config(file, settings)
+    if problems := [problem for problem in validate(config) if problem.startswith(sections)]:
+        raise ConfigError(located(problems, file, settings))
+    return config
+
+
+@dataclass(frozen=True)
+class Use:
+    """How to use a network.
+
+    source        where it comes from
+    post_process  look at each image at several scales and refine by the CRF
+    settings      changes to the configuration
+    """
+
+    source: Source
+    post_process: bool = False
+    settings: Sequence[str] = ()
+
+    def config(self) -> Config:
+        """The configuration, with the changes."""
+        return self.source.config(self.settings)
 
     def inference(self, config: Config) -> Inference:
         """How the network looks at images."""
@@ -75,7 +148,7 @@ class Evaluated:
 
     measurement: Measurement
     index: Index
-    round: int
+    subject: Subject
     inference: Inference
     is_main: bool
     """True on the one process that should print."""
@@ -85,85 +158,70 @@ class Evaluated:
         return {
             "split": str(self.index.root),
             "classes": self.index.classes,
-            "round": self.round,
+            **self.subject.names,
             "inference": asdict(self.inference),
             **self.measurement.as_json(),
         }
 
 
-def evaluation_of(run: RunFolder, split: Path | None, use: Use) -> tuple[Config, Index, int]:
-    """What `evaluate_run` would measure: configuration, split and round; all can be known before.
+def evaluation_of(split: Path | None, use: Use) -> tuple[Config, Index, Subject]:
+    """What `evaluate_split` would measure, and on what; all can be known before.
 
     Raises:
         ConfigError: `use` changes what it cannot.
         DataError: there is no such split, it has no ground truth, or other classes.
-        CheckpointError: no round is finished.
+        CheckpointError: the network is not there.
     """
-    config = use.config(run)
+    config = use.config()
     folder = split or config.data.val
     if folder is None:
         raise DataError(
-            f"{run.config}: data.val is null, so there is no split to measure on; give one with "
-            "--split-folder DIR."
+            "data.val is null, so there is no split to measure on; give one with --split-folder "
+            "DIR."
         )
     index = load_index(folder)
     _require_fit(index, config)
-    return config, index, _round(run, config, use)
+    return config, index, use.source.subject(config)
 
 
-def evaluate_run(run: RunFolder, split: Path | None, use: Use) -> Evaluated:
-    """Measure the network of a round on a split (None: that of data.val).
+def evaluate_split(split: Path | None, use: Use) -> Evaluated:
+    """Measure a network on a split (None: that of data.val).
 
     All ranks call this; each gets the whole measurement.
 
     Raises:
-        AuxdistError: as evaluation_of, or the round is not finished.
+        AuxdistError: as evaluation_of.
     """
-    config, index, round = evaluation_of(run, split, use)
+    config, index, subject = evaluation_of(split, use)
     use_cpus(config)
     with joined(config.compute.device, config.compute.timeout_s) as world:
-        net = _network(run, config, round, world)
         inference = use.inference(config)
+        net = _ready(subject, world)
         found = measure_predictions(net, index, world, inference=inference)
-        return Evaluated(found, index, round, inference, world.is_main)
+        return Evaluated(found, index, subject, inference, world.is_main)
 
 
-def predict_images(
-    run: RunFolder, images: Sequence[Path], out: Path, use: Use
-) -> Iterator[tuple[Path, Path]]:
+def predict_images(images: Sequence[Path], out: Path, use: Use) -> Iterator[tuple[Path, Path]]:
     """Write labels (palette PNG) and an overlay for each image; yields their paths.
 
     Raises:
         DataError: an image cannot be read, or a result would overwrite it or another result.
-        CheckpointError: the round is not finished.
+        ConfigError, CheckpointError: as evaluation_of.
     """
-    config = use.config(run)
+    config = use.config()
     _require_harmless(images, out)
     for path in images:
         _require_readable(path)
     palette = voc_palette(config.model.num_classes)
+    subject = use.source.subject(config)
     use_cpus(config)
     with joined(config.compute.device) as world:
-        round = _round(run, config, use)
-        net = _network(run, config, round, world)
+        net = _ready(subject, world)
         for path in images:
             image = decode_image(read_file(path, "image"), path.stem)
             look = partial(predict, net, image, world.device, use.inference(config))
             labels = within_memory(look, str(path), image.shape, TOO_LARGE)
             yield save_prediction(out, path.stem, image, labels, palette)
-
-
-def _round(run: RunFolder, config: Config, use: Use) -> int:
-    """The finished round whose network is to be used."""
-    if use.round is None:
-        return last_round(run, config)
-    if not 0 <= use.round < config.train.rounds:
-        raise ConfigError(
-            f"--round {use.round}: {run.root} has {config.train.rounds} rounds, counted from 0; "
-            "use one of them."
-        )
-    final_checkpoint(run, use.round)
-    return use.round
 
 
 def last_round(run: RunFolder, config: Config) -> int:
@@ -182,9 +240,8 @@ def last_round(run: RunFolder, config: Config) -> int:
     )
 
 
-def _network(run: RunFolder, config: Config, round: int, world: World) -> AuxSegNet:
-    net = trained_network(run, config, round).net
-    return net.to(world.device).eval().requires_grad_(False)
+def _ready(subject: Subject, world: World) -> AuxSegNet:
+    return subject.net.to(world.device).eval().requires_grad_(False)
 
 
 def _require_fit(index: Index, config: Config) -> None:

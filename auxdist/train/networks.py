@@ -86,6 +86,17 @@ def trained_network(run: RunFolder, config: Config, round: int) -> Trained:
     return Trained(net, checkpoint.weights_sha256)
 
 
+def network_of_file(config: Config, file: Path) -> AuxSegNet:
+    """The network of a configuration with the weights of a file, which must have all of them.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another network.
+    """
+    net = build(replace(config.model, weights=None))
+    _Published(file, from_official(load_weights(file)), ("",)).apply(net)
+    return net
+
+
 def final_checkpoint(run: RunFolder, round: int) -> Checkpoint:
     """The last checkpoint of a finished stage.
 
