@@ -26,6 +26,7 @@ class CropConfig:
     scale_per: Literal["batch", "sample"] = "batch"
     """One s for the whole global batch, as published, or one for each sample."""
     flip_probability: float = 0.5
+    """Share of the samples that are mirrored."""
     pad_label: Literal[0, 255] = 0
     """Label of the padding of short sides: 0 background, as published, or 255 that no loss sees."""
 
@@ -125,9 +126,11 @@ class OptimiserConfig:
     """Of the backbone and the affinity mixers; the heads take head_factor times as much."""
     head_factor: float = 10.0
     power: float = 0.9
+    """Of the polynomial decay."""
     momentum: float = 1e-5
     """The published optimiser passes its weight decay as momentum: 1e-5 is what really ran."""
     weight_decay: float = 0.0
+    """Of all parameters; see momentum for why the published one is none."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ class ClassifierConfig:
     weights: str | None = None
     """A trained classifier (PSA's res38_cls.pth form, or a .safetensors); none: train one."""
     epochs: int = 15
+    """Epochs of the classifier."""
     global_batch: int = 16
+    """Samples of one of its optimiser steps over all ranks."""
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(learning_rate=0.01, momentum=0.9)
     )
@@ -203,11 +208,16 @@ class TrainConfig:
     last_batch: Literal["pad", "drop"] = "drop"
     """The short last batch of an epoch: fill it with rows of weight 0, or drop it, as published."""
     engine: Literal["ddp", "deepspeed"] = "ddp"
+    """deepspeed: ZeRO 1, the optimiser's state is divided among the ranks. Needs
+    `pip install -e '.[deepspeed]'`."""
     precision: Precision = "fp32"
+    """What the network computes in when it learns; weights, affinities and losses stay fp32."""
     checkpoint_every_steps: int = 500
+    """A killed run loses at most so many steps."""
     keep_checkpoints: int = 2
     """Checkpoints kept inside a round; the last one of each round always stays."""
     log_every_steps: int = 20
+    """Loss and speed go to the events and the console so often."""
     log_keys: bool = False
     """Write the sample keys of every step to the events (to compare data orders)."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -233,6 +243,7 @@ class ComputeConfig:
     """What each process may use."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
     threads_per_rank: int = 0
     """CPU threads of each process; 0: cores of the node / processes on it. CPU results are bitwise
     repeatable only for an equal number of threads."""
@@ -245,16 +256,21 @@ class LaunchConfig:
     """The SLURM job. Command line options of launch/slurm.py override it."""
 
     nodes: int = 1
+    """Machines of the job."""
     gpus_per_node: int = 0
     """GPUs, and so processes, on each node; 0: a cluster without GPUs, see procs_per_node."""
     procs_per_node: int = 1
     """Processes on each node where gpus_per_node is 0."""
     cpus_per_proc: int = 1
+    """Cores of each process, its readers among them."""
     memory_gb_per_node: int = 0
     """0: the cluster's default."""
     partition: str | None = None
+    """None: the cluster's default."""
     account: str | None = None
+    """None: your default one."""
     time_min: int = 1440
+    """Time limit of the job; at its end the job saves and is queued again."""
     signal_delay_s: int = 90
     """The job is told to save and leave so long before its time is up."""
     max_restarts: int = 3
@@ -280,7 +296,9 @@ class Config:
     """Everything that defines a run."""
 
     name: str = "run"
+    """The run folder is runs/NAME unless --run says otherwise."""
     seed: int = 0
+    """Of random weights, the order of samples, augmentation and dropout."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)

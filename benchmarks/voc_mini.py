@@ -2,9 +2,10 @@
 
     python benchmarks/voc_mini.py VOC --out build/voc-mini --results benchmarks/results
 
-VOC has JPEGImages/, SegmentationClass/, saliency/, labels.json, train.txt and val.txt. Learns from
-train alone, by labels.json and the saliency maps; the masks measure. Each seed runs on one core,
-all seeds at once. What is finished is not done again.
+VOC is VOCdevkit/VOC2012 with the maps of U2-Net as saliency/KEY.png, or the few photographs of it
+that voc-mini-{train,val}.txt name, with labels.json for Annotations/. Learns from train alone, by
+the labels and the saliency maps; the masks measure. Each seed runs on one core, all seeds at once.
+What is finished is not done again.
 """
 
 from __future__ import annotations
@@ -98,9 +99,10 @@ def run_loops(root: Path, out: Path, seeds: Sequence[int]) -> None:
 
 def build(root: Path, out: Path, split: str) -> None:
     """Shards of a split; saliency of val is only looked at, by panels.py."""
+    labels = root / "labels.json"
     command: list[str | Path] = ["shards/build_voc.py", root, out / split]
-    command += ["--list", root / f"{split}.txt", "--samples-per-shard", "20"]
-    command += ["--labels", root / "labels.json", "--saliency", root / "saliency"]
+    command += ["--list", CODE / f"benchmarks/voc-mini-{split}.txt", "--samples-per-shard", "20"]
+    command += ["--labels", labels if labels.exists() else "xml", "--saliency", root / "saliency"]
     at_once([command])
 
 

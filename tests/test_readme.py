@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from coco_instances import instances
 from demo_run import build_shards
+from onnxmaker import write_brightness_network
 from styleguide import ROOT
 from test_project import README, commands
 
@@ -37,6 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_shards(root / "build" / "demo")
     make_voc(root / "VOCdevkit" / "VOC2012", root)
     make_coco(root / "COCO")
+    write_brightness_network(root / "u2netp.onnx")
     make_folder(root / "photos", root)
     return root
 

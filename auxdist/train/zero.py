@@ -120,5 +120,6 @@ def _settings(world: World) -> dict[str, Any]:
         "zero_optimization": {"stage": 1},
         # torch's SGD is not on DeepSpeed's list of tried optimisers.
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # which DeepSpeed would else do, from a norm of 1
         "steps_per_print": 10**9,
     }

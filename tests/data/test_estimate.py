@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxmaker import write_brightness_network
 from shared_data import SHARED, needs_shared
 
 from auxdist.data.command import build_parser, saliency_maker
@@ -60,6 +61,17 @@ def test_network_gives_maps_close_to_those_of_the_full_network() -> None:
         differences.append(np.abs(made.astype(float) - ready).mean() / 255)
     print(f"mean absolute differences to U2-Net: {differences}")
     assert max(differences) < 0.03
+
+
+def test_network_is_asked_at_its_own_size_and_its_map_spread_over_the_image(tmp_path: Path) -> None:
+    write_brightness_network(tmp_path / "net.onnx")
+    maker = OnnxSaliency.of(tmp_path / "net.onnx")
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[:, 45:] = 200
+    saliency = maker("a", image)
+    assert saliency.shape == (60, 90)
+    assert (saliency[:, :44] == 0).all()
+    assert (saliency[:, 46:] == 255).all()
 
 
 def test_file_that_is_no_network_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ from auxdist.train.engines import make_engine
 from auxdist.world import World
 
 ROWS, STEPS = 8, 4
-OPTIMISER = OptimiserConfig(learning_rate=0.05, head_factor=10, momentum=0.9, weight_decay=0.01)
+STEEPNESS = 20.0
+"""Of the loss: its gradients are longer than 1, to which some libraries clip them unasked."""
+OPTIMISER = OptimiserConfig(
+    learning_rate=0.05 / STEEPNESS, head_factor=10, momentum=0.9, weight_decay=0.01
+)
 
 
 class Toy(nn.Module):
@@ -47,7 +51,7 @@ class ToyObjective(nn.Module):
         image = batch.image.float() / 255
         out = self.net.frozen * self.net.head(torch.relu(self.net.body(image)))
         error = (out.float() - batch.classes[:, :, None, None]).square().mean((1, 2, 3))
-        total = (error * batch.weight).sum() / normaliser.samples
+        total = STEEPNESS * (error * batch.weight).sum() / normaliser.samples
         return Losses(total, {"error": total.detach()})
 
 
