@@ -335,6 +335,6 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":  # a rank of an evaluation
-    from auxdist.jobs.job import leave_process
+    from auxdist.jobs.job import leave_after
 
-    leave_process(main())
+    leave_after(main)

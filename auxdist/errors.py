@@ -37,6 +37,10 @@ class LaunchError(AuxdistError):
     """A job that could not be submitted or started."""
 
 
+class NodeFault(LaunchError):
+    """A node that cannot do its part now; another one, or the same one later, may."""
+
+
 class Diverged(AuxdistError):
     """A loss or gradient is no longer finite; no such state is ever saved."""
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from auxdist.errors import DataError, LaunchError, PeerFailed, Stopped
+from auxdist.errors import DataError, LaunchError, NodeFault, PeerFailed, Stopped
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -192,7 +192,7 @@ def _pick_device(wanted: str, local_rank: int) -> str:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
+        raise NodeFault("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
     # fp32 means fp32, whatever the environment says; who wants speed takes bf16.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

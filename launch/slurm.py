@@ -81,7 +81,7 @@ def _submit(request: Request) -> int:
         print(f"{run.root}: everything is done already.\n")
         print(rounds_table(run, config))
         return 0
-    require_submittable(run)  # before anything is written
+    require_submittable(run, config)  # before anything is written
     create_run(request)
     job_id = submit(run, config)
     print(f"job      {job_id}, {config.launch.nodes} nodes, {config.launch.num_ranks} processes")

@@ -13,7 +13,7 @@ import time
 
 from auxdist.config import Config
 from auxdist.errors import DataError, Stopped
-from auxdist.jobs.job import Job, leave_process, main
+from auxdist.jobs.job import Job, leave_after, main
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag
 from auxdist.world import World
@@ -51,10 +51,12 @@ def misbehave(run: RunFolder, plan: dict, world: World, step: int) -> None:
         Fence.raise_new(run)
     if plan.get("fail") == [world.rank, step]:
         raise DataError("sample x: is damaged; build the shards anew.")
+    if plan.get("break") == [world.rank, step]:
+        raise RuntimeError("not foreseen")
     if plan.get("die") == [world.rank, step] and not (run.root / "died").exists():
         (run.root / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    leave_process(main(CountingJob(sys.argv[1])))
+    leave_after(lambda: main(CountingJob(sys.argv[1])))

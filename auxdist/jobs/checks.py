@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,14 +44,19 @@ def random_start(config: Config) -> str:
     )
 
 
-def sbatch_problems() -> list[str]:
-    """Why no job can be submitted from this host; empty when one can."""
-    if shutil.which("sbatch"):
-        return []
-    return [
-        "sbatch: not found on this host; run launch/slurm.py on a login node of the cluster, or "
-        "use --dry-run here, or launch/local.py to train on this machine."
-    ]
+def sbatch_problems(config: Config) -> Iterator[str]:
+    """Why no job can be submitted from this host and environment."""
+    if not shutil.which("sbatch"):
+        yield (
+            "sbatch: not found on this host; run launch/slurm.py on a login node of the cluster, "
+            "or use --dry-run here, or launch/local.py to train on this machine."
+        )
+    wants_gpus = config.launch.gpus_per_node and config.compute.device != "cpu"
+    if wants_gpus and (torch := version("torch")).endswith("+cpu"):
+        yield (
+            f"launch.gpus_per_node is {config.launch.gpus_per_node}, but the torch of this "
+            f"environment, {torch}, is built for CPUs; install one for the GPUs of the cluster."
+        )
 
 
 def _packages(config: Config) -> Iterator[str]:

@@ -12,7 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.errors import AuxdistError, DiskFull, LaunchError, PeerFailed, Stopped
+from auxdist.errors import AuxdistError, DiskFull, LaunchError, NodeFault, PeerFailed, Stopped
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag
@@ -37,6 +38,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a file system or a quota that is used up."""
+PASSING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ESHUTDOWN,
+    errno.ENOTCONN,
+    errno.EREMOTEIO,
+)
+"""Errors of a file system that a node has lost sight of."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class Job:
         config = load_config(run.config)
         allocation = current_allocation()
         if allocation:
+            # However submitit, which called us and has a result to write, ends after an error.
+            atexit.register(leave_process, 1)
             allocation.export_ranks()
         use_cpus(config)
         device = wanted_device(config, is_allocated=allocation is not None)
@@ -103,7 +115,7 @@ class Job:
                 raise
             world.barrier()
         if allocation:
-            atexit.register(leave_process, 0)  # submitit, which called us, has a result to write
+            atexit.register(leave_process, 0)  # of two the later one is called first
 
 
 @contextmanager
@@ -140,7 +152,7 @@ def require_own_gpu(world: World, may_be_bound: bool) -> None:
     """Return if each process of this machine has a GPU of its own, which NCCL wants.
 
     Raises:
-        LaunchError: they have not. A cluster may bind one GPU to each process, which then sees no
+        NodeFault: they have not. A cluster may bind one GPU to each process, which then sees no
             other.
     """
     import torch
@@ -149,7 +161,7 @@ def require_own_gpu(world: World, may_be_bound: bool) -> None:
         return
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpus < here and not (may_be_bound and gpus == 1):
-        raise LaunchError(
+        raise NodeFault(
             f"{here} processes on this machine, but torch sees {gpus} GPUs; start at most one "
             "process for each GPU."
         )
@@ -186,8 +198,17 @@ def record_failure(run: RunFolder, error: AuxdistError) -> bool:
 
 
 def _tell(run: RunFolder, error: AuxdistError) -> None:
-    if record_failure(run, error):
+    may_be_queued_again = current_allocation() is not None and may_pass(error)
+    if may_be_queued_again or record_failure(run, error):
         print(error, file=sys.stderr, flush=True)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether another start, perhaps on other nodes, may not meet an error or its cause."""
+    if error is None:
+        return False
+    passing = isinstance(error, OSError) and error.errno in PASSING
+    return passing or isinstance(error, NodeFault) or may_pass(error.__cause__)
 
 
 def num_threads(config: Config) -> int:
@@ -244,7 +265,7 @@ def _leave_allocation(allocation: Allocation, fence: Fence, world: World, stoppe
             print(f"{stopped} Job {allocation.job_id} is queued again.", flush=True)
     except LaunchError as error:  # then the batch script queues it, as after a lost process
         print(error, file=sys.stderr, flush=True)
-        return
+        leave_process(EXIT_STOPPED)  # the others sleep, so leaving the group could wait for them
     wait_to_be_killed()
 
 
@@ -259,12 +280,23 @@ def leave_process(code: int) -> None:
     """End this process at once; whatever counts is on disk.
 
     A C++ thread of the process group that wants the interpreter while it shuts down aborts it, and
-    that would hide the exit code. So there is no shutting down.
+    that would hide the exit code; and NCCL may wait for the other ranks, after an error of this one
+    until its time-out. So there is no shutting down.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
+def leave_after(work: Callable[[], int]) -> None:
+    """`leave_process` with the exit code of `work`, or 1 after an error, which is shown."""
+    code = 1
+    try:
+        code = work()
+    except Exception:
+        traceback.print_exc()
+    leave_process(code)
+
+
 if __name__ == "__main__":
-    leave_process(main(Job(sys.argv[1])))
+    leave_after(lambda: main(Job(sys.argv[1])))

@@ -57,8 +57,9 @@ class Group:
         """A rank that ended in another way than finished or stopped: one that said why, if any."""
         codes = [process.poll() for process in self.processes]
         bad = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)]
-        said = [rank for rank in bad if codes[rank] == EXIT_ERROR]  # others only lost their peer
-        return next(iter(said or bad), None)
+        said = [rank for rank in bad if codes[rank] == EXIT_ERROR]
+        killed = [rank for rank in bad if (codes[rank] or 0) < 0]
+        return next(iter(said or killed or bad), None)  # others may only have lost their peer
 
 
 def run_processes(

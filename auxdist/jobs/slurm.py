@@ -52,11 +52,11 @@ class Allocation:
         Raises:
             LaunchError: SLURM refused.
         """
-        shown = _shown(self.job_id)
+        shown = _shown(self.job_id, limit_s=20)
         is_newest = int(_word(shown, "Restarts") or 0) <= self.restart
         if _word(shown, "JobState") != "RUNNING" or not is_newest:
             return False
-        result = _scontrol("requeue", self.job_id)
+        result = _scontrol("requeue", self.job_id, limit_s=20)  # the batch script asks longer
         if result.returncode:
             raise LaunchError(
                 f"SLURM refused to queue job {self.job_id} again ({result.stderr.strip()}); "
@@ -87,9 +87,9 @@ def job_state(job_id: str) -> str | None:
     return _word(_shown(job_id), "JobState")
 
 
-def _shown(job_id: str) -> str:
+def _shown(job_id: str, limit_s: float = 60) -> str:
     """What SLURM tells of a job; empty where it knows no such job."""
-    result = _scontrol("show", "job", "--oneliner", job_id)
+    result = _scontrol("show", "job", "--oneliner", job_id, limit_s=limit_s)
     if _word(result.stdout, "JobState"):
         return result.stdout
     if "Invalid job id" in result.stderr:
@@ -99,10 +99,10 @@ def _shown(job_id: str) -> str:
     )
 
 
-def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+def _scontrol(*words: str, limit_s: float = 60) -> subprocess.CompletedProcess[str]:
     command = ["scontrol", *words]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(
             f"scontrol: cannot be asked about job {words[-1]} ({error}); ask on a node of the "

@@ -128,7 +128,11 @@ def _teardown(run: RunFolder, max_restarts: int) -> list[str]:
         f'  echo "auxdist: a process was lost (exit code $rc); '
         f'restart $((count + 1)) of {max_restarts}" >&2',
         '  printf x >> "$restarts"',
-        '  scontrol requeue "$SLURM_JOB_ID" && sleep 600',
+        # A busy controller may not answer at once, least of all while many jobs are preempted.
+        "  for pause in 10 30 60 0; do",
+        '    if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; break; fi',
+        "    sleep $pause",
+        "  done",
         "fi",
         "exit $rc",
     ]

@@ -164,7 +164,7 @@ def submit(run: RunFolder, config: Config) -> str:
     """
     executor = JobExecutor(spec_of(run, config), run.launch)
     with only_launcher(run):  # two at once would not see each other's job
-        require_submittable(run)
+        require_submittable(run, config)
         try:
             job_id = executor.submit(Job(str(run.root))).job_id
         except (FailedJobError, FailedSubmissionError) as error:
@@ -174,14 +174,14 @@ def submit(run: RunFolder, config: Config) -> str:
     return str(job_id)
 
 
-def require_submittable(run: RunFolder) -> None:
+def require_submittable(run: RunFolder, config: Config) -> None:
     """Return if a job of this run can be handed to SLURM from here.
 
     Raises:
-        LaunchError: there is no sbatch, or the run is already in the queue.
+        LaunchError: there is no sbatch, no torch for the GPUs, or the run is already in the queue.
     """
-    if found := sbatch_problems():
-        raise LaunchError(found[0])
+    if found := list(sbatch_problems(config)):
+        raise LaunchError("\n".join(found))
     require_not_queued(run)
 
 

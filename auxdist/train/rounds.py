@@ -15,7 +15,7 @@ from auxdist.config import Config, TrainConfig
 from auxdist.data.index import Index, load_index
 from auxdist.data.plan import Plan
 from auxdist.data.stream import LabelSource, batches
-from auxdist.errors import CheckpointError, DataError
+from auxdist.errors import CheckpointError, DataError, NodeFault
 from auxdist.evaluate.confusion import Measurement
 from auxdist.evaluate.measure import measure_labels, measure_predictions
 from auxdist.evaluate.panels import save_panels
@@ -296,7 +296,7 @@ class Rounds:
         try:
             return newest or open_checkpoint(run.checkpoint(Position(round, 0).stage, step))
         except CheckpointError as error:
-            raise CheckpointError(
+            raise NodeFault(
                 f"{error} The main rank finds it whole, and this node may not see all of it yet; "
                 "give the same command again."
             ) from error

@@ -8,13 +8,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
 from safetensors.torch import save
 from shardmaker import make_shards
 
-from auxdist.config import ClassifierConfig, Config, DataConfig, ModelConfig, TrainConfig
+from auxdist.config import (
+    ClassifierConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    LaunchConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from auxdist.jobs import checks
 from auxdist.jobs.checks import _bytes_below, problems, random_start, sbatch_problems
 from auxdist.model import build
@@ -252,9 +261,34 @@ def test_a_large_network_from_random_weights_is_warned_of(
 
 def test_a_host_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    [problem] = sbatch_problems()
+    [problem] = sbatch_problems(Config())
     assert "sbatch: not found" in problem
     assert "--dry-run" in problem
+
+
+@pytest.mark.parametrize(
+    ("build", "gpus", "device", "is_refused"),
+    [
+        ("2.13.0+cpu", 8, "auto", True),
+        ("2.13.0+cpu", 8, "cpu", False),
+        ("2.13.0+cpu", 0, "auto", False),
+        ("2.13.0+cu130", 8, "auto", False),
+        ("2.13.0", 8, "auto", False),
+    ],
+)
+def test_gpus_want_a_torch_that_knows_them(
+    build: str,
+    gpus: int,
+    device: Literal["auto", "cpu"],
+    is_refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "version", lambda name: build)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/sbatch")
+    config = Config(launch=LaunchConfig(gpus_per_node=gpus), compute=ComputeConfig(device=device))
+    assert ["built for CPUs" in problem for problem in sbatch_problems(config)] == [
+        True
+    ] * is_refused
 
 
 def test_what_a_rollback_set_aside_is_no_space_to_be_used_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from submitit.core.utils import DelayedSubmission
 
 from auxdist.config import ComputeConfig, Config, LaunchConfig
 from auxdist.configfile import dump_config
-from auxdist.errors import DataError, DiskFull, LaunchError
+from auxdist.errors import DataError, DiskFull, LaunchError, NodeFault, Stopped
 from auxdist.jobs import job
 from auxdist.jobs.job import (
     EXIT_ERROR,
@@ -30,8 +30,9 @@ from auxdist.jobs.job import (
     wanted_device,
 )
 from auxdist.jobs.local import Outcome, run_processes
+from auxdist.jobs.slurm import Allocation
 from auxdist.runfolder import RunFolder, write_json, write_text
-from auxdist.train.guard import current_incarnation
+from auxdist.train.guard import Fence, current_incarnation
 from auxdist.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,71 @@ def test_a_killed_rank_is_no_failure_for_good(tmp_path: Path) -> None:
     assert "Rank 1 was killed by SIGKILL" in count(run).message
     assert not run.failure.exists()
     assert count(run).code == 0
+
+
+def test_an_error_that_nobody_foresaw_is_shown_and_ends_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, **{"break": [1, 1]})
+    assert count(run).code == 1
+    assert "RuntimeError: not foreseen" in capfd.readouterr().err
+    assert not run.failure.exists()
+    write_json(run.root / "plan.json", {"steps": 3, "step_s": 0.0})
+    assert count(run).code == 0
+
+
+@pytest.mark.parametrize("is_allocated", [False, True])
+@pytest.mark.parametrize(
+    ("cause", "passes"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (NodeFault("torch sees no GPU here"), True),
+        (None, False),
+    ],
+)
+def test_what_may_be_gone_at_the_next_start_does_not_end_a_job_of_slurm_for_good(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cause: Exception | None,
+    passes: bool,
+    is_allocated: bool,
+) -> None:
+    """Its batch script queues a job again that left no failure.json."""
+
+    def fail(self: Job, run: RunFolder, stop: object) -> None:
+        raise DataError("a.tar: cannot be read") from cause
+
+    monkeypatch.setattr(Job, "_run", fail)
+    if is_allocated:
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+    run = make_run(tmp_path)
+    with pytest.raises(DataError):
+        Job(str(run.root))()
+    assert capsys.readouterr().err == "a.tar: cannot be read\n"
+    assert run.failure.exists() == (not (passes and is_allocated))
+
+
+def test_after_a_refused_requeue_the_main_rank_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Leaving the process group could wait for the others, which sleep until they are killed."""
+
+    def refuse(self: Allocation) -> bool:
+        raise LaunchError("SLURM refused")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(Allocation, "requeue", refuse)
+    monkeypatch.setattr(job, "leave_process", leave)
+    fence = Fence.raise_new(make_run(tmp_path))
+    with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
+        job._leave_allocation(Allocation("7", 0), fence, World(), Stopped("saved."))
+    assert capsys.readouterr().err == "SLURM refused\n"
 
 
 def test_only_the_first_failure_is_heard(tmp_path: Path) -> None:
@@ -241,5 +307,5 @@ def test_processes_do_not_share_a_gpu(
     if is_good:
         require_own_gpu(world, may_be_bound)
         return
-    with pytest.raises(LaunchError, match=f"4 processes .* torch sees {gpus} GPUs"):
+    with pytest.raises(NodeFault, match=f"4 processes .* torch sees {gpus} GPUs"):
         require_own_gpu(world, may_be_bound)

@@ -77,6 +77,7 @@ class Batch:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.log = folder / "scontrol.log"
+        self.script("sleep", "exit 0")
         self.controller_shows("exit 1")
 
     def script(self, name: str, body: str) -> None:
@@ -84,10 +85,10 @@ class Batch:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def controller_shows(self, shown: str) -> None:
-        """Let scontrol do this to show the job; what else it is asked is noted, and refused."""
-        body = f'if [ "$1" = show ]; then {shown}; else echo "$@" >> "{self.log}"; exit 1; fi'
-        self.script("scontrol", body)
+    def controller_shows(self, shown: str, refusals: int = 0) -> None:
+        """Let scontrol do this to show the job; all else is noted, and done at last."""
+        asked = f'echo "$@" >> "{self.log}"; [ $(wc -l < "{self.log}") -gt {refusals} ]'
+        self.script("scontrol", f'if [ "$1" = show ]; then {shown}; else {asked}; fi')
 
     def __call__(self, srun_exit: int, restart: int = 0) -> int:
         self.script("srun", f"exit {srun_exit}")
@@ -109,6 +110,15 @@ def test_a_lost_process_queues_the_job_again_so_often(batch: Batch) -> None:
         assert batch(srun_exit=137, restart=restart) == 137
         assert batch.requeues == expected
     assert batch.log.read_text().splitlines()[0] == "requeue 7"
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(batch: Batch) -> None:
+    batch.controller_shows("exit 1", refusals=2)
+    batch(srun_exit=137)
+    assert batch.requeues == 3
+    batch.controller_shows("exit 1", refusals=100)
+    assert batch(srun_exit=137) == 137
+    assert batch.requeues == 3 + 4
 
 
 def test_preemptions_do_not_use_up_the_restarts(batch: Batch) -> None:
