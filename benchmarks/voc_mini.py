@@ -45,6 +45,8 @@ PAIRS = {"no-unary": f"no-unary-{NO_REFRESH}", "as-configured": NO_REFRESH}
 """The same without a refresh."""
 SWITCHES = [name for name in VARIANTS if name not in ("first-labels", "unary")]
 """Variants that run one round, at half the resolution: each costs minutes."""
+TITLES = {"as-configured": "all parts", "no-unary": "no-unary, as shipped"}
+"""Names of switches on the page, where they say more than those of the variants."""
 SHORT = (
     "data.image_scale=0.5",
     "data.crop.size=160",
@@ -230,7 +232,7 @@ def rounds(out: Path, seeds: Sequence[int]) -> str:
 
 
 def first_and_last(out: Path, seeds: Sequence[int]) -> str:
-    """A row for each method: labels and networks of the first and the last round."""
+    """A row for each method: first labels, those after the last round, first and last network."""
     last = num_rounds() - 1
     rows = []
     for name, title in LOOPS.items():
@@ -248,7 +250,7 @@ def first_and_last(out: Path, seeds: Sequence[int]) -> str:
                 mean_and_spread(posts),
             ]
         )
-    header = ["method", "first labels", "last labels", "first val", "last val", "last, CRF"]
+    header = ["method", "first labels", "after the last", "first val", "last val", "last, CRF"]
     return text_table(header, rows)
 
 
@@ -281,7 +283,8 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
                     "adopted."
                 )
         labels, network = "labels-round-01", "val-round-00"
-        rows.append([name, over_seeds(runs, labels), over_seeds(runs, network)])
+        title = TITLES.get(name, name)
+        rows.append([title, over_seeds(runs, labels), over_seeds(runs, network)])
         settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "all parts"
         listed.append(f"- `{name}`: {settings}")
     table = text_table(["variant", "labels after the round", "val, single scale"], rows)
