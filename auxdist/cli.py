@@ -42,13 +42,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def check(wanted: argparse.Namespace) -> int:
     """Find every problem of a configuration that shows without a GPU."""
-    from auxdist.jobs.checks import random_start
+    from auxdist.jobs.checks import warnings_of
     from auxdist.jobs.submit import Request, checked
 
     run, config = checked(Request(wanted.config, wanted.set, wanted.run), wanted.procs)
     ranks = wanted.procs or config.launch.num_ranks
     print(f"{wanted.config}: good for {ranks} processes; the run folder is {run.root}")
-    if warning := random_start(config):
+    for warning in warnings_of(config):
         print(warning)
     return 0
 
@@ -160,7 +160,9 @@ def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     from auxdist.jobs.submit import rank_environment
     from auxdist.jobs.use import evaluation_of
 
-    config, _, _ = evaluation_of(wanted.split_folder, _use(wanted))  # else each rank says it
+    use = _use(wanted)
+    config, _ = evaluation_of(wanted.split_folder, use)  # else each rank says what is wrong
+    use.source.require(config)
     command = [sys.executable, "-m", "auxdist.cli", "evaluate"]
     command += [str(wanted.run)] if wanted.run else []
     for name in ("split_folder", "round", "json", "weights", "config"):

@@ -1,5 +1,20 @@
 """The exceptions that auxdist raises on purpose. Everything else is a bug."""
 
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+PASSING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ESHUTDOWN,
+    errno.ENOTCONN,
+    errno.EREMOTEIO,
+)
+"""Errors of a file system that a node has lost sight of."""
+
 
 class AuxdistError(Exception):
     """Base of every error that a user can mend; its text says what, where, expected, do this."""
@@ -47,3 +62,9 @@ class Diverged(AuxdistError):
 
 class Stopped(AuxdistError):
     """The run was asked to stop, saved its state and left in order; the same command goes on."""
+
+
+def unreadable(path: Path, error: OSError, advice: str) -> DataError | NodeFault:
+    """What to raise where a file of data cannot be read: is it the file's fault, or the node's?"""
+    kind = NodeFault if error.errno in PASSING else DataError
+    return kind(f"{path}: cannot be read ({error.strerror}); {advice}.")

@@ -6,6 +6,7 @@ The only importer of torch.distributed.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ class World:
             is_failing = self.any(problem is not None)
         except (RuntimeError, TimeoutError) as error:  # another rank died, or does not get on
             if problem:
-                raise problem from error
+                raise problem from (problem.__cause__ or error)
             raise
         if is_failing:
             raise problem or PeerFailed(
@@ -192,7 +193,10 @@ def _pick_device(wanted: str, local_rank: int) -> str:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise NodeFault("compute.device is cuda, but torch sees no GPU here; use cpu or auto.")
+        raise NodeFault(
+            f"{platform.node()}: torch sees no GPU, but compute.device is cuda or SLURM gave GPUs; "
+            "look at the driver, or use compute.device cpu."
+        )
     # fp32 means fp32, whatever the environment says; who wants speed takes bf16.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from auxdist.errors import AuxdistError
 from auxdist.evaluate.tables import rounds_table
-from auxdist.jobs.checks import random_start
+from auxdist.jobs.checks import warnings_of
 from auxdist.jobs.submit import (
     Request,
     checked,
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _show(request: Request) -> int:
     run, config = checked(request)
     folder, batch, configuration = dry_run(run, config)
-    if warning := random_start(config):
+    for warning in warnings_of(config):
         print(warning, file=sys.stderr)
     print(f"# {folder / 'job.sbatch'}\n{batch}\n\n# {folder / 'config.yaml'}\n{configuration}")
     return 0

@@ -209,9 +209,10 @@ def test_a_file_of_weights_is_measured_and_used_like_a_run(
     results = tmp_path / "run.json", tmp_path / "file.json"
     assert main(["evaluate", str(trained.root), "--json", str(results[0])]) == 0
     assert main(["evaluate", *words, "--json", str(results[1]), "--procs", "2"]) == 0
-    assert f"{weights} on 6 images of" in capfd.readouterr().out
+    assert f"{weights}, affinity unary True, whiten True, unary_pr" in capfd.readouterr().out
     of_run, of_file = (json.loads(path.read_text()) for path in results)
     assert (of_run.pop("round"), of_file.pop("weights")) == (0, str(weights))
+    assert of_file.pop("affinity")["unary_pred"] == "gated"
     assert of_run == of_file
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "bird.png"), image)
@@ -226,9 +227,9 @@ def test_a_file_of_weights_is_measured_and_used_like_a_run(
     [
         (["RUN", "--weights", "W", "--config", "C"], "Give either a run folder"),
         (["--weights", "W"], "Give either a run folder"),
-        (["--weights", "W", "--config", "C", "--round", "0"], "Give either a run folder"),
         (["--weights", "no.pth", "--config", "C"], "no.pth: no such weight file"),
         (["--weights", "PART", "--config", "C"], "tensors are missing, first "),
+        (["--weights", "W", "--config", "C", "--set", "model.affinity.features=false"], "none of"),
         (["--weights", "W", "--config", "C", "--set", "model.small_width=16"], "of the same back"),
         (["--weights", "W", "--config", "C", "--set", "evaluate.window=3"], "is 3, but must be 0"),
     ],

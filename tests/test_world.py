@@ -47,7 +47,7 @@ def test_half_an_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
     """Who asked for a GPU is not given a CPU in silence."""
-    with pytest.raises(LaunchError, match=r"torch sees no GPU here; use cpu or auto"):
+    with pytest.raises(LaunchError, match=r"torch sees no GPU, but compute.device is cuda"):
         world.join("cuda")
 
 

@@ -134,8 +134,7 @@ def _build(
     num_kept = len(finished)
     missing = [part for part in parts if part.tar.name not in finished]
     if missing:
-        if before:
-            _require_originals(options.out, missing, absent - before.absent)
+        _require_originals(options.out, missing, absent)
         (options.out / INDEX_NAME).unlink(missing_ok=True)
     progress(sum(len(part.items) for part in parts) - sum(len(part.items) for part in missing))
     for done in run_tasks(_make_part, missing, options.processes, progress, _SLOW_IMPORTS):
@@ -148,13 +147,17 @@ def _build(
     return Report(index, len(missing), num_kept, tuple(refused))
 
 
-def _require_originals(out: Path, missing: list[_Part], gone: set[str]) -> None:
+def _require_originals(out: Path, missing: list[_Part], absent: set[str]) -> None:
     """Refuse to make a shard anew without files that it was made of."""
-    keys = [item.key for part in missing for item in part.items if item.key in gone]
-    if keys:
+    wanted = [item.key for part in missing for item in part.items if item.key in absent]
+    if not wanted:
+        return
+    tables = [read_object(table_path(tar)) for tar in out.glob("*.tar")]
+    held = {row["key"] for table in tables for row in table.get("samples", ())}
+    if lost := [key for key in wanted if key in held]:
         raise DataError(
-            f"{out}: shards must be made anew, but the files of {len(keys)} samples that they were "
-            f"made of are gone, of {keys[0]} the first; bring them back, or name another folder."
+            f"{out}: shards must be made anew, but the files of {len(lost)} samples that they were "
+            f"made of are gone, of {lost[0]} the first; bring them back, or name another folder."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from auxdist.errors import DataError
+from auxdist.errors import DataError, unreadable
 from auxdist.runfolder import write_json
 
 SCHEMA = 1
@@ -111,13 +111,12 @@ def read_table(path: Path, sha256: str) -> tuple[Sample, ...]:
 
     Raises:
         DataError: the file is missing, or its bytes are not those of `sha256`.
+        NodeFault: its file system does not answer.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); build or copy the shards anew."
-        ) from error
+        raise unreadable(path, error, "build or copy the shards anew") from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(
             f"{path}: its sha256 is {found[:12]}..., the index says {sha256[:12]}...; the table "

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from auxdist.data.index import Index, Member, Sample
-from auxdist.errors import DataError
+from auxdist.errors import DataError, unreadable
 from auxdist.records import IGNORE
 
 IGNORE_COLOUR = (224, 224, 192)
@@ -86,6 +86,7 @@ def read_member(tar: Path, member: Member) -> bytes:
 
     Raises:
         DataError: the tar cannot be read or ends too early.
+        NodeFault: its file system does not answer.
     """
     try:
         descriptor = _opened(tar).descriptor
@@ -96,7 +97,7 @@ def read_member(tar: Path, member: Member) -> bytes:
                 break
             content += more
     except OSError as error:
-        raise DataError(f"{tar}: cannot be read ({error.strerror}); copy it anew.") from error
+        raise unreadable(tar, error, "copy it anew") from error
     if len(content) != member.size:
         raise DataError(
             f"{tar}: ends within the {member.size} bytes at offset {member.offset}; the file was "

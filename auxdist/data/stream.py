@@ -26,7 +26,7 @@ from auxdist.data.index import Index, Sample
 from auxdist.data.keys import noise_key
 from auxdist.data.plan import Plan, Rows
 from auxdist.data.reader import check_size, read_image
-from auxdist.errors import DataError
+from auxdist.errors import DataError, NodeFault
 from auxdist.records import IGNORE, Batch
 
 _BATCHES_AHEAD = 3
@@ -68,6 +68,7 @@ def batches(
 
     Raises:
         DataError: a table of samples cannot be read, or a reader process died.
+        NodeFault: a file system does not answer.
     """
     loader: DataLoader[Any] = DataLoader(
         _Steps(index, plan, data, labels, rank, size),
@@ -88,7 +89,7 @@ def batches(
     try:
         while (item := _next(iterator)) is not None:
             if isinstance(item, _Failure):
-                raise DataError(item.text)
+                raise item.kind(item.text)
             yield item
     finally:
         del iterator  # ends the workers
@@ -99,6 +100,7 @@ def batches(
 class _Failure:
     """An error on its way from a worker; torch would wrap the text of an exception in its own."""
 
+    kind: type[DataError | NodeFault]
     text: str
 
 
@@ -116,8 +118,8 @@ class _Steps(Dataset[Any]):
     def __getitem__(self, step: int) -> Batch | _Failure:
         try:
             return self._batch(self.plan.rows(step).of_rank(self.rank, self.size))
-        except DataError as error:
-            return _Failure(str(error))
+        except (DataError, NodeFault) as error:
+            return _Failure(type(error), str(error))
 
     def _batch(self, rows: Rows) -> Batch:
         plan, crop = self.plan, self.data.crop

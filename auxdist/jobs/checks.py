@@ -44,6 +44,13 @@ def random_start(config: Config) -> str:
     )
 
 
+def warnings_of(config: Config) -> Iterator[str]:
+    """What a job of this configuration may be meant to be, but hardly is."""
+    if warning := random_start(config):
+        yield warning
+    yield from _torch_without_gpus(config)
+
+
 def sbatch_problems(config: Config) -> Iterator[str]:
     """Why no job can be submitted from this host and environment."""
     if not shutil.which("sbatch"):
@@ -51,11 +58,15 @@ def sbatch_problems(config: Config) -> Iterator[str]:
             "sbatch: not found on this host; run launch/slurm.py on a login node of the cluster, "
             "or use --dry-run here, or launch/local.py to train on this machine."
         )
-    wants_gpus = config.launch.gpus_per_node and config.compute.device != "cpu"
-    if wants_gpus and (torch := version("torch")).endswith("+cpu"):
+    yield from _torch_without_gpus(config)
+
+
+def _torch_without_gpus(config: Config) -> Iterator[str]:
+    gpus = config.launch.gpus_per_node
+    if gpus and config.compute.device != "cpu" and (torch := version("torch")).endswith("+cpu"):
         yield (
-            f"launch.gpus_per_node is {config.launch.gpus_per_node}, but the torch of this "
-            f"environment, {torch}, is built for CPUs; install one for the GPUs of the cluster."
+            f"launch.gpus_per_node is {gpus}, but the torch of this environment, {torch}, is built "
+            "for CPUs; install one for the GPUs of the cluster."
         )
 
 

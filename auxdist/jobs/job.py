@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 
 from auxdist.config import Config
 from auxdist.configfile import load_config
-from auxdist.errors import AuxdistError, DiskFull, LaunchError, NodeFault, PeerFailed, Stopped
+from auxdist.errors import (
+    PASSING,
+    AuxdistError,
+    DiskFull,
+    LaunchError,
+    NodeFault,
+    PeerFailed,
+    Stopped,
+)
 from auxdist.jobs.slurm import Allocation, current_allocation, wait_to_be_killed
 from auxdist.runfolder import RunFolder, write_json
 from auxdist.train.guard import Fence, StopFlag
@@ -38,15 +46,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a file system or a quota that is used up."""
-PASSING = (
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ESHUTDOWN,
-    errno.ENOTCONN,
-    errno.EREMOTEIO,
-)
-"""Errors of a file system that a node has lost sight of."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +197,18 @@ def record_failure(run: RunFolder, error: AuxdistError) -> bool:
 
 
 def _tell(run: RunFolder, error: AuxdistError) -> None:
-    may_be_queued_again = current_allocation() is not None and may_pass(error)
-    if may_be_queued_again or record_failure(run, error):
+    if _is_tried_again(run, error) or record_failure(run, error):
         print(error, file=sys.stderr, flush=True)
+
+
+def _is_tried_again(run: RunFolder, error: AuxdistError) -> bool:
+    """Whether the batch script shall queue the job again after an error, and still will."""
+    allocation = current_allocation()
+    if allocation is None or not may_pass(error):
+        return False
+    restarts = run.launch / f"{allocation.job_id}.restarts"
+    count = restarts.stat().st_size if restarts.exists() else 0
+    return count < load_config(run.config).launch.max_restarts
 
 
 def may_pass(error: BaseException | None) -> bool:

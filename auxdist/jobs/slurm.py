@@ -60,7 +60,8 @@ class Allocation:
         if result.returncode:
             raise LaunchError(
                 f"SLURM refused to queue job {self.job_id} again ({result.stderr.strip()}); "
-                "everything is saved, give the launch command again."
+                "everything is saved. The batch script asks again; in the end the launch command "
+                "goes on too."
             )
         return True
 
@@ -105,8 +106,8 @@ def _scontrol(*words: str, limit_s: float = 60) -> subprocess.CompletedProcess[s
         return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(
-            f"scontrol: cannot be asked about job {words[-1]} ({error}); ask on a node of the "
-            "cluster."
+            f"scontrol: cannot be asked about job {words[-1]} ({error}); ask again, on a node of "
+            "the cluster."
         ) from error
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from auxdist.config import Config
+from auxdist.config import METHOD_AFFINITY, Config
 from auxdist.configfile import load_config, located
 from auxdist.data.index import INDEX_NAME, Index, load_index
 from auxdist.data.palette import voc_palette
@@ -24,9 +24,16 @@ from auxdist.memory import within_memory
 from auxdist.model.auxsegnet import AuxSegNet
 from auxdist.runfolder import RunFolder
 from auxdist.train.checkpoint import latest_checkpoint
-from auxdist.train.networks import network_of_file, trained_network
+from auxdist.train.networks import (
+    final_checkpoint,
+    network_of_file,
+    require_weights_of_all,
+    trained_network,
+)
 from auxdist.validation import validate
 from auxdist.world import World, joined
+
+_PLAIN = asdict(METHOD_AFFINITY["auxsegnet"])
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,20 @@ class Source(Protocol):
         """
         ...
 
-    def subject(self, config: Config) -> Subject:
-        """The network.
+    def require(self, config: Config) -> None:
+        """Return if there is such a network, as far as that can be told without making it.
 
         Raises:
             ConfigError: there can be no such network.
             CheckpointError: it is not there yet, or damaged.
+        """
+        ...
+
+    def subject(self, config: Config) -> Subject:
+        """The network.
+
+        Raises:
+            ConfigError, CheckpointError: as `require`.
         """
         ...
 
@@ -79,16 +94,25 @@ class OfRun:
             )
         return _checked_config(self.run.config, settings, "evaluate.")
 
+    def require(self, config: Config) -> None:
+        """Look for the checkpoint that ended the round."""
+        final_checkpoint(self.run, self._chosen(config))
+
     def subject(self, config: Config) -> Subject:
         """The network of a finished round."""
-        if self.round is not None and not 0 <= self.round < config.train.rounds:
+        round = self._chosen(config)
+        net = trained_network(self.run, config, round).net
+        return Subject(net, f"round {round}", {"round": round})
+
+    def _chosen(self, config: Config) -> int:
+        if self.round is None:
+            return last_round(self.run, config)
+        if not 0 <= self.round < config.train.rounds:
             raise ConfigError(
                 f"--round {self.round}: {self.run.root} has {config.train.rounds} rounds, counted "
                 "from 0; use one of them."
             )
-        round = last_round(self.run, config) if self.round is None else self.round
-        net = trained_network(self.run, config, round).net
-        return Subject(net, f"round {round}", {"round": round})
+        return self.round
 
 
 @dataclass(frozen=True)
@@ -103,13 +127,20 @@ class OfFile:
 
     def config(self, settings: Sequence[str]) -> Config:
         """The configuration file; anything may change."""
-        sections = ("model.", "data.image_scale ", "evaluate.", "compute.")
+        sections = ("model.", "data.image_scale ", "evaluate.")
         return _checked_config(self.config_file, settings, *sections)
+
+    def require(self, config: Config) -> None:
+        """Compare the file with the network by names and shapes."""
+        require_weights_of_all(config, self.weights)
 
     def subject(self, config: Config) -> Subject:
         """The network with these weights."""
         net = network_of_file(config, self.weights)
-        return Subject(net, str(self.weights), {"weights": str(self.weights)})
+        affinity = asdict(config.model.affinity)
+        changed = [f"{name} {value}" for name, value in affinity.items() if value != _PLAIN[name]]
+        title = f"{self.weights}, affinity {', '.join(changed) or 'as in auxsegnet'},"
+        return Subject(net, title, {"weights": str(self.weights), "affinity": affinity})
 
 
 def _checked_config(file: Path, settings: Sequence[str], *sections: str) -> Config:
@@ -164,13 +195,12 @@ class Evaluated:
         }
 
 
-def evaluation_of(split: Path | None, use: Use) -> tuple[Config, Index, Subject]:
-    """What `evaluate_split` would measure, and on what; all can be known before.
+def evaluation_of(split: Path | None, use: Use) -> tuple[Config, Index]:
+    """How and on what `evaluate_split` would measure.
 
     Raises:
         ConfigError: `use` changes what it cannot.
         DataError: there is no such split, it has no ground truth, or other classes.
-        CheckpointError: the network is not there.
     """
     config = use.config()
     folder = split or config.data.val
@@ -181,7 +211,7 @@ def evaluation_of(split: Path | None, use: Use) -> tuple[Config, Index, Subject]
         )
     index = load_index(folder)
     _require_fit(index, config)
-    return config, index, use.source.subject(config)
+    return config, index
 
 
 def evaluate_split(split: Path | None, use: Use) -> Evaluated:
@@ -190,9 +220,10 @@ def evaluate_split(split: Path | None, use: Use) -> Evaluated:
     All ranks call this; each gets the whole measurement.
 
     Raises:
-        AuxdistError: as evaluation_of.
+        AuxdistError: as evaluation_of, or the network is not there.
     """
-    config, index, subject = evaluation_of(split, use)
+    config, index = evaluation_of(split, use)
+    subject = use.source.subject(config)
     use_cpus(config)
     with joined(config.compute.device, config.compute.timeout_s) as world:
         inference = use.inference(config)
@@ -206,7 +237,7 @@ def predict_images(images: Sequence[Path], out: Path, use: Use) -> Iterator[tupl
 
     Raises:
         DataError: an image cannot be read, or a result would overwrite it or another result.
-        ConfigError, CheckpointError: as evaluation_of.
+        ConfigError, CheckpointError: there can be no such network, or it is not there.
     """
     config = use.config()
     _require_harmless(images, out)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from auxdist.config import Config
 from auxdist.errors import CheckpointError, ConfigError
-from auxdist.model import AuxSegNet, build
+from auxdist.model import AuxSegNet, build, build_shapes
 from auxdist.model.weights import (
     BACKBONE,
     CLASSIFIER,
+    WeightReport,
     apply_weights,
     compare_weights,
     from_official,
@@ -42,8 +43,8 @@ class _Published:
     state: dict[str, Tensor]
     required: tuple[str, ...]
 
-    def compare(self, net: AuxSegNet) -> None:
-        compare_weights(net, self.state, self.required, str(self.file))
+    def compare(self, net: AuxSegNet) -> WeightReport:
+        return compare_weights(net, self.state, self.required, str(self.file))
 
     def apply(self, net: AuxSegNet) -> None:
         apply_weights(net, self.state, self.required, str(self.file))
@@ -87,14 +88,30 @@ def trained_network(run: RunFolder, config: Config, round: int) -> Trained:
 
 
 def network_of_file(config: Config, file: Path) -> AuxSegNet:
-    """The network of a configuration with the weights of a file, which must have all of them.
+    """The network of a configuration with the weights of a file, which must be those of it all.
+
+    Raises:
+        CheckpointError: as `require_weights_of_all`.
+    """
+    published = require_weights_of_all(config, file)
+    net = build(replace(config.model, weights=None))
+    published.apply(net)
+    return net
+
+
+def require_weights_of_all(config: Config, file: Path) -> _Published:
+    """A weight file, if it is that of a whole network, by names and shapes.
 
     Raises:
         CheckpointError: the file is damaged, or of another network.
     """
-    net = build(replace(config.model, weights=None))
-    _Published(file, from_official(load_weights(file)), ("",)).apply(net)
-    return net
+    published = _Published(file, from_official(load_weights(file)), ("",))
+    if unknown := published.compare(build_shapes(config.model)).unexpected:
+        raise CheckpointError(
+            f"{file}: {len(unknown)} tensors are none of this network, {unknown[0]} the first; use "
+            "the configuration that they were trained with."
+        )
+    return published
 
 
 def final_checkpoint(run: RunFolder, round: int) -> Checkpoint:

@@ -298,5 +298,5 @@ class Rounds:
         except CheckpointError as error:
             raise NodeFault(
                 f"{error} The main rank finds it whole, and this node may not see all of it yet; "
-                "give the same command again."
+                "SLURM starts the job again; elsewhere give the same command again."
             ) from error

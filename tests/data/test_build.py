@@ -331,6 +331,27 @@ def test_no_shard_is_made_anew_without_the_files_that_it_was_made_of(
     assert build(skip_bad=False).index.num_samples == 6
 
 
+def test_originals_that_were_refused_may_go_and_others_are_not_forgotten(tmp_path: Path) -> None:
+    recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
+    photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
+
+    def build() -> Report:
+        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
+        return _build(replace(recipe, items=items), out, samples_per_shard=3, skip_bad=True)
+
+    contents = [photo.image.read_bytes() for photo in photos]
+    photos[0].image.unlink()
+    photos[1].image.write_bytes(b"no image")
+    assert [one.key for one in build().refused] == ["p0", "p1"]
+    photos[0].image.write_bytes(contents[0])
+    photos[1].image.unlink()  # it is in no shard
+    photos[5].image.unlink()  # it is in one, which stays
+    assert [one.key for one in build().refused] == ["p1"]
+    photos[4].image.write_bytes(contents[3])
+    with pytest.raises(DataError, match=r"files of 1 samples .* are gone, of p5 the first"):
+        build()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from auxdist.config import CropConfig, DataConfig
 from auxdist.data.index import Index, Sample, table_path
 from auxdist.data.plan import Plan
 from auxdist.data.stream import batches
-from auxdist.errors import DataError
+from auxdist.errors import DataError, NodeFault
 from auxdist.records import Batch
 
 NUM_SAMPLES, GLOBAL_BATCH = 19, 6
@@ -280,6 +281,18 @@ def test_unreadable_samples_are_quarantined_by_key(
                 assert not batch.classes[row].any()
     if not workers:
         assert "left out a training sample: img-00002.jpg: " in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_lost_file_system_is_no_fault_of_the_samples(
+    index: Index, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(NodeFault, match=r"\.tar: cannot be read \(Stale file handle\)"):
+        next(stream(index, replace(DATA, workers=workers)))
 
 
 def test_labels_of_another_size_are_quarantined(index: Index) -> None:

@@ -164,6 +164,12 @@ def test_what_may_be_gone_at_the_next_start_does_not_end_a_job_of_slurm_for_good
         Job(str(run.root))()
     assert capsys.readouterr().err == "a.tar: cannot be read\n"
     assert run.failure.exists() == (not (passes and is_allocated))
+    run.failure.unlink(missing_ok=True)
+    run.launch.mkdir(exist_ok=True)
+    (run.launch / "1.restarts").write_text("xxx")  # the batch script will not queue it any more
+    with pytest.raises(DataError):
+        Job(str(run.root))()
+    assert run.failure.exists()
 
 
 def test_after_a_refused_requeue_the_main_rank_ends_at_once(

@@ -38,7 +38,7 @@ def test_the_state_is_what_scontrol_says(commands: Path) -> None:
 def test_a_machine_without_slurm_is_told_from_a_job_that_ended(commands: Path) -> None:
     """No scontrol is no answer, and the message says where to ask."""
     assert not list(commands.iterdir())
-    with pytest.raises(LaunchError, match=r"about job 7 .*; ask on a node of the cluster"):
+    with pytest.raises(LaunchError, match=r"about job 7 .*; ask again, on a node of the cluster"):
         job_state("7")
 
 
