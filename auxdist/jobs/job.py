@@ -244,9 +244,11 @@ def main(job: Job) -> int:
 
 def use_cpus(config: Config) -> None:
     """Give this process its share of the CPUs, and let it keep the memory that it frees."""
+    import cv2
     import torch
 
     torch.set_num_threads(num_threads(config))
+    cv2.setNumThreads(num_threads(config))
     keep_freed_memory()
 
 

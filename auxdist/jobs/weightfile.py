@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from auxdist.config import ModelConfig
@@ -63,7 +63,7 @@ def import_file(source: str, config: ModelConfig, out: Path) -> Import:
     report = compare_weights(build_shapes(config), state, BACKBONE, str(path))
     tensors = {name: state[name].float().contiguous() for name in report.matched}
     with atomic_file(out) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
     return Import(path, len(published), len(published) - len(state), report)
 
 

@@ -115,10 +115,11 @@ class TaskAffinity:
         with torch.autocast(values.device.type, enabled=False):
             if self.block == 0:
                 return self.matrix @ widen(values)
-            # Kernels that hold no N x N map want equal widths, where zeros change no product, and
-            # each row in one piece, which F.pad does not give to rows of a transposed map.
+            # Kernels that hold no N x N map want equal widths, on GPUs multiples of 4, where zeros
+            # change no product, and each row in one piece, which F.pad does not give to rows of a
+            # transposed map.
             parts = self.keys.query, self.keys.key, widen(values)
-            width = max(part.shape[-1] for part in parts)
+            width = -(-max(part.shape[-1] for part in parts) // 4) * 4
             padded = [F.pad(part, (0, width - part.shape[-1])).contiguous() for part in parts]
             query, key, value = (part.unsqueeze(1) for part in padded)
             found = F.scaled_dot_product_attention(query, key, value, scale=1.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from auxdist import __version__
@@ -76,7 +76,8 @@ def save_checkpoint(
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         for name, tensors in ((WEIGHTS, state.weights), (MOMENTUM, state.momentum)):
-            save_file(tensors, temporary / name)
+            # save_file hides the number of an error, and its files are for the owner alone.
+            (temporary / name).write_bytes(save(tensors))
             sync_file(temporary / name)
         files = {name: file_sha256(temporary / name) for name in (WEIGHTS, MOMENTUM)}
         manifest = {

@@ -117,7 +117,8 @@ def _settings(world: World) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "train_batch_size": world.size,
-        "zero_optimization": {"stage": 1},
+        # Of fp32 numbers that lie in memory while activations do; DeepSpeed's own size is 2 GB.
+        "zero_optimization": {"stage": 1, "reduce_bucket_size": 50_000_000},
         # torch's SGD is not on DeepSpeed's list of tried optimisers.
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": 0.0,  # which DeepSpeed would else do, from a norm of 1

@@ -40,6 +40,26 @@ def with_gradients(
     return [value.detach(), *(g for g in used if g is not None)]
 
 
+def test_kernels_of_gpus_that_hold_no_square_map_get_a_width_that_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In fp32 a multiple of 4; for another torch falls back, in silence, to one that holds it."""
+    widths = []
+    attention = F.scaled_dot_product_attention
+
+    def note(query: Tensor, key: Tensor, value: Tensor, **named: Any) -> Tensor:
+        widths.append({part.shape[-1] for part in (query, key, value)})
+        return attention(query, key, value, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", note)
+    query, key = leaves()[:2]
+    for columns in (3, CHANNELS, 9):
+        values = torch.randn(2, H * W, columns, dtype=query.dtype)
+        blocked, whole = (TaskAffinity(Keys(query, key), block) for block in (8, 0))
+        torch.testing.assert_close(blocked.apply(values), whole.apply(values))
+    assert widths == [{8}, {8}, {12}]
+
+
 @pytest.mark.parametrize("renormalise", [False, True])
 @pytest.mark.parametrize("block", [1, 7, 16, H * W - 1])
 def test_blocked_product_and_its_gradients_equal_the_dense_ones(

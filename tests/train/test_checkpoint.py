@@ -134,9 +134,20 @@ def _save_with_little_room(run: RunFolder) -> None:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match="cannot be written") as caught:
         save_checkpoint(run, Position(0, 2), 9, 0, state(2.0, 100_000))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.EFBIG, "may_pass in jobs/job.py looks at it"
     os._exit(0)
+
+
+def test_all_files_of_a_checkpoint_are_for_those_for_whom_the_run_is(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = save_checkpoint(RunFolder(tmp_path), Position(0, 1), 9, 0, state(1.0)).folder
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
 
 
 def test_a_writer_killed_at_any_time_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
