@@ -127,8 +127,7 @@ def diverges(world: World, config: TrainConfig) -> bool:
     try:
         engine.update(1.0)
     except Diverged:
-        # ZeRO has updated by then.
-        after = net.state_dict() if config.engine == "ddp" else before
+        after = net.state_dict()
         return all(torch.equal(value, after[name]) for name, value in before.items())
     return False
 
