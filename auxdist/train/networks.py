@@ -91,22 +91,25 @@ def network_of_file(config: Config, file: Path) -> AuxSegNet:
     """The network of a configuration with the weights of a file, which must be those of it all.
 
     Raises:
-        CheckpointError: as `require_weights_of_all`.
+        CheckpointError: the file is damaged, or of another network.
     """
-    published = require_weights_of_all(config, file)
     net = build(replace(config.model, weights=None))
-    published.apply(net)
+    _weights_of_all(net, file).apply(net)
     return net
 
 
-def require_weights_of_all(config: Config, file: Path) -> _Published:
-    """A weight file, if it is that of a whole network, by names and shapes.
+def require_weights_of_all(config: Config, file: Path) -> None:
+    """Return if `network_of_file` would succeed, by names and shapes alone.
 
     Raises:
-        CheckpointError: the file is damaged, or of another network.
+        CheckpointError: as there.
     """
+    _weights_of_all(build_shapes(config.model), file)
+
+
+def _weights_of_all(net: AuxSegNet, file: Path) -> _Published:
     published = _Published(file, from_official(load_weights(file)), ("",))
-    if unknown := published.compare(build_shapes(config.model)).unexpected:
+    if unknown := published.compare(net).unexpected:
         raise CheckpointError(
             f"{file}: {len(unknown)} tensors are none of this network, {unknown[0]} the first; use "
             "the configuration that they were trained with."

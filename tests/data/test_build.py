@@ -259,6 +259,13 @@ def test_what_was_made_of_a_file_that_is_gone_is_kept(tmp_path: Path) -> None:
     assert content_of(out) == before
 
 
+def _rebuild(recipe: Recipe, out: Path, **options: Any) -> Report:
+    """Build with the sizes that the photographs have now, as the scripts read them."""
+    photos = (item for item in recipe.items if isinstance(item, PhotoItem))
+    items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
+    return _build(replace(recipe, items=items), out, **options)
+
+
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_files_that_are_gone_do_not_move_the_cuts(tmp_path: Path, skip_bad: bool) -> None:
     """A file that is not there has no size; where shards end by size, they still end there."""
@@ -267,9 +274,7 @@ def test_files_that_are_gone_do_not_move_the_cuts(tmp_path: Path, skip_bad: bool
     shard_mb = 2e-6 * file_bytes(photos[0].image)
 
     def build(skip_bad: bool = skip_bad) -> Report:
-        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
-        cut = {"samples_per_shard": 0, "shard_mb": shard_mb, "skip_bad": skip_bad}
-        return _build(replace(recipe, items=items), out, **cut)
+        return _rebuild(recipe, out, samples_per_shard=0, shard_mb=shard_mb, skip_bad=skip_bad)
 
     (tmp_path / "photos").rename(tmp_path / "not there yet")
     with pytest.raises(DataError, match=r"photos/p0.jpg: the image cannot be read"):
@@ -303,18 +308,14 @@ def test_a_mended_sample_that_moves_the_cuts_is_in_exactly_one_shard(tmp_path: P
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
-def test_no_shard_is_made_anew_without_the_files_that_it_was_made_of(
-    tmp_path: Path, skip_bad: bool
-) -> None:
+def test_no_shard_is_made_anew_without_its_files_of_before(tmp_path: Path, skip_bad: bool) -> None:
     """A late image moves the cuts; samples whose originals are gone would be lost."""
     recipe, out = _photos(tmp_path / "photos"), tmp_path / "out"
     photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
     shard_mb = 2e-6 * file_bytes(photos[0].image)
 
     def build(skip_bad: bool) -> Report:
-        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
-        cut = {"samples_per_shard": 0, "shard_mb": shard_mb, "skip_bad": skip_bad}
-        return _build(replace(recipe, items=items), out, **cut)
+        return _rebuild(recipe, out, samples_per_shard=0, shard_mb=shard_mb, skip_bad=skip_bad)
 
     photos[0].image.rename(tmp_path / "late.jpg")
     build(skip_bad=True)
@@ -336,8 +337,7 @@ def test_originals_that_were_refused_may_go_and_others_are_not_forgotten(tmp_pat
     photos = [item for item in recipe.items if isinstance(item, PhotoItem)]
 
     def build() -> Report:
-        items = [replace(item, num_bytes=file_bytes(item.image)) for item in photos]
-        return _build(replace(recipe, items=items), out, samples_per_shard=3, skip_bad=True)
+        return _rebuild(recipe, out, samples_per_shard=3, skip_bad=True)
 
     contents = [photo.image.read_bytes() for photo in photos]
     photos[0].image.unlink()
