@@ -315,7 +315,7 @@ def test_evaluation_without_any_split(
     text = run.config.read_text().replace(f"val: {tmp_path / 'shards'}", "val: null")
     write_text(run.config, text)
     assert main(["evaluate", str(run.root)]) == 2
-    assert "data.val is null" in capsys.readouterr().err
+    assert f"{run.config}: data.val is null" in capsys.readouterr().err
 
 
 def test_labels_are_listed_compared_and_rolled_back(

@@ -48,6 +48,11 @@ class Subject:
 class Source(Protocol):
     """Where the network to be used comes from."""
 
+    @property
+    def file(self) -> Path:
+        """Its configuration file."""
+        ...
+
     def config(self, settings: Sequence[str]) -> Config:
         """The configuration of the network, with the changes.
 
@@ -81,6 +86,11 @@ class OfRun:
     run: RunFolder
     round: int | None = None
 
+    @property
+    def file(self) -> Path:
+        """That of the run."""
+        return self.run.config
+
     def config(self, settings: Sequence[str]) -> Config:
         """That of the run; only the section evaluate may change."""
         foreign = [text for text in settings if not text.startswith("evaluate.")]
@@ -92,7 +102,7 @@ class OfRun:
                     for text in foreign
                 ]
             )
-        return _checked_config(self.run.config, settings, "evaluate.")
+        return _checked_config(self.file, settings, "evaluate.")
 
     def require(self, config: Config) -> None:
         """Look for the checkpoint that ended the round."""
@@ -122,13 +132,13 @@ class OfFile:
     The file must have every tensor of the network.
     """
 
-    config_file: Path
+    file: Path
     weights: Path
 
     def config(self, settings: Sequence[str]) -> Config:
         """The configuration file; anything may change."""
         sections = ("model.", "data.image_scale ", "evaluate.")
-        return _checked_config(self.config_file, settings, *sections)
+        return _checked_config(self.file, settings, *sections)
 
     def require(self, config: Config) -> None:
         """Compare the file with the network by names and shapes."""
@@ -206,8 +216,8 @@ def evaluation_of(split: Path | None, use: Use) -> tuple[Config, Index]:
     folder = split or config.data.val
     if folder is None:
         raise DataError(
-            "data.val is null, so there is no split to measure on; give one with --split-folder "
-            "DIR."
+            f"{use.source.file}: data.val is null, so there is no split to measure on; give one "
+            "with --split-folder DIR."
         )
     index = load_index(folder)
     _require_fit(index, config)
