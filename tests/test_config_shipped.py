@@ -75,9 +75,15 @@ def test_voc_is_the_published_schedule() -> None:
     assert (config.train.rounds, config.train.epochs, config.train.global_batch) == (4, 15, 4)
     assert (optimiser.learning_rate, optimiser.head_factor, optimiser.power) == (7e-4, 10, 0.9)
     assert (optimiser.momentum, optimiser.weight_decay) == (1e-5, 0)
-    assert (config.data.crop.size, config.data.crop.scale_per) == (321, "batch")
-    assert (config.labels.cam_threshold, config.labels.saliency_threshold) == (0.2, 0.06)
+    crop, labels = config.data.crop, config.labels
+    assert (crop.size, crop.scale_min, crop.scale_max, crop.scale_per) == (321, 0.7, 1.3, "batch")
+    assert (crop.flip_probability, crop.pad_label, config.data.image_scale) == (0.5, 0, 1)
+    assert (labels.cam_scales, labels.cam_flip) == ((1, 0.5, 1.5, 2), True)
+    assert (labels.refresh_scales, labels.refresh_flip, labels.saliency_crf) == ((1,), False, True)
+    assert (labels.cam_threshold, labels.saliency_threshold) == (0.2, 0.06)
+    assert (config.evaluate.scales, config.evaluate.crf) == ((0.5, 0.75, 1, 1.25, 1.5), True)
     assert (config.model.backbone, config.model.num_classes) == ("resnet38", 20)
+    assert (config.model.branch_channels, config.train.last_batch) == (128, "drop")
 
 
 def test_coco_fits_4_nodes_of_8_gpus_with_the_rate_scaled_linearly() -> None:

@@ -68,6 +68,17 @@ def test_refresh_follows_the_method(classes: tuple[int, ...]) -> None:
     assert {*np.unique(maps.segmentation)} == {0, 255, *(1 + c for c in classes)}
 
 
+def test_saliency_is_compared_before_it_is_rounded_for_the_file() -> None:
+    source = SourceSample("a", IMAGE, SALIENCY, ())  # no class: what is salient is ignored
+    step = float(np.median(RefinedLabels(Viewer(tiny_net()), LABELS).make(source).saliency))
+    salient = []
+    for threshold in (step - 0.4, step, step + 0.4):  # the same for a rounded map
+        config = replace(LABELS, saliency_threshold=threshold / 255)
+        labels = RefinedLabels(Viewer(tiny_net()), config).make(source).segmentation
+        salient.append(int((labels == 255).sum()))
+    assert salient[0] > salient[1] > salient[2]
+
+
 def test_several_views_are_averaged_before_the_fusion() -> None:
     views = ((1.0, False), (1.0, True), (1.5, False), (1.5, True))
     config = replace(LABELS, refresh_scales=(1.0, 1.5), refresh_flip=True)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from auxdist.config import ModelConfig
 from auxdist.model import dropout
+from auxdist.model.builder import build
 from auxdist.model.dropout import KeyedDropout2d, keyed_uniform
 
 
@@ -56,6 +58,19 @@ def test_hash_is_that_of_splitmix64() -> None:
     reference = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     state = torch.arange(3) * dropout._GOLDEN
     assert [value % 2**64 for value in dropout._splitmix64(state).tolist()] == reference
+
+
+def test_rates_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        net = build(ModelConfig(num_classes=20))
+    found = {n: m.probability for n, m in net.named_modules() if isinstance(m, KeyedDropout2d)}
+    assert found == {
+        "backbone.b6.dropout_2b1": 0.3,
+        "backbone.b6.dropout_2b2": 0.3,
+        "backbone.b7.dropout_2b1": 0.5,
+        "backbone.b7.dropout_2b2": 0.5,
+        "cls_dropout": 0.5,
+    }
 
 
 def test_without_keys_or_in_eval_mode_nothing_is_dropped() -> None:
