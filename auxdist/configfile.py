@@ -166,6 +166,12 @@ class _Reader:
             except yaml.YAMLError as error:
                 self.problems.append(_not_yaml(f"--set {key}", error, numbered=False))
                 continue
+            if value[node.end_mark.index if node else 0 :].strip():
+                self.problems.append(
+                    f"--set {text}: # begins a comment in YAML; quote the value, e.g. "
+                    f"--set '{key}=\"a #1\"'."
+                )
+                continue
             yield _Layer(f"--set {key}", _nest(key.split("."), node))
 
     # Sections and values.

@@ -307,6 +307,8 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
         ("data.val=[1", "--set data.val: is not YAML (expected ',' or ']', but got "),
         ("train=3", '--set train: train is "3"; write a section with keys of its own.'),
         ("train.rounds=x", '--set train.rounds: train.rounds is "x"; write a whole number '),
+        ("name=a #1", "--set name=a #1: # begins a comment in YAML; quote the value, e.g. --set "),
+        ("data.val=#1", "--set data.val=#1: # begins a comment in YAML; quote the value"),
         ("base=x.yaml", "--set base: base is not a key; use one of: name, seed, "),
     ],
 )

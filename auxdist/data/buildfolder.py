@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ BUILD_NAME = "build.json"
 NOTES = ".build"
 """The folder for what only another build needs."""
 _CUT = "cut.json"
+_LOCK = "lock"
 
 
 def claim(out: Path, description: dict[str, Any]) -> str:
@@ -43,7 +43,6 @@ def claim(out: Path, description: dict[str, Any]) -> str:
         raise DataError(f"{out}: holds shards of another making; name another folder.")
     for left_over in out.glob(".*.tmp"):
         left_over.unlink(missing_ok=True)
-    (out / NOTES).mkdir(exist_ok=True)
     write_json(path, description)
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
@@ -59,15 +58,25 @@ def read_object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def only_build(out: Path) -> Iterator[None]:
-    """Keep a second build out of the folder; the lock goes when the process does."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Keep a second build out of the folder; the lock goes when the process does.
+
+    Raises:
+        DataError: another build holds it, or the file system knows no locks.
+    """
+    (out / NOTES).mkdir(parents=True, exist_ok=True)
+    with (out / NOTES / _LOCK).open("a") as file:  # NFS keeps locks of folders to the node
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{out}: another build is at work in this folder; wait for it."
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"{file.name}: cannot be locked ({error.strerror}), so two builds could be at work "
+                "at once; build on a file system with locks (Lustre: mounted with -o flock)."
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise DataError(f"{out}: another build is at work in this folder; wait for it.") from error
-    finally:
-        os.close(descriptor)
 
 
 class Cut(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from auxdist.data.palette import voc_palette
-from auxdist.data.photos import file_bytes, read_json, read_lines, read_photo
+from auxdist.data.photos import file_bytes, key_of, read_json, read_lines, read_photo
 from auxdist.data.recipe import RawSample, Recipe, SaliencyMaker
 from auxdist.data.regions import region_mask
 from auxdist.errors import DataError
@@ -86,7 +86,8 @@ class CocoItem:
             return region_mask(region.segmentation, *self.size)
         except DataError as error:
             raise DataError(
-                f"{self.image}: annotation {region.number}: {error}; mend the file."
+                f"{self.image}: annotation {region.number}: {error}; mend the file, or build "
+                "without masks by --no-ground-truth."
             ) from error
 
 
@@ -138,13 +139,18 @@ def _listed(entries: list[dict[str, Any]], listed: Path | None) -> list[dict[str
     """The images whose files, or keys, a list names."""
     if listed is None:
         return entries
-    wanted = {Path(line).stem for line in read_lines(listed, "list of images").values()}
-    known = {Path(entry["file_name"]).stem for entry in entries}
+    wanted = {_key(line) for line in read_lines(listed, "list of images").values()}
+    known = {_key(entry["file_name"]) for entry in entries}
     if unknown := sorted(wanted - known):
         raise DataError(
             f"{listed}: {unknown[0]} is not in the instances file; list files of its images."
         )
-    return [entry for entry in entries if Path(entry["file_name"]).stem in wanted]
+    return [entry for entry in entries if _key(entry["file_name"]) in wanted]
+
+
+def _key(file_name: str) -> str:
+    """That of an image: COCO's own names as they are, others with _ for what a key may not hold."""
+    return key_of(Path(file_name).name)
 
 
 def _categories(content: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -181,7 +187,7 @@ def _item(
 ) -> CocoItem:
     path = images / entry["file_name"]
     return CocoItem(
-        key=Path(entry["file_name"]).stem,
+        key=_key(entry["file_name"]),
         image=path,
         num_bytes=file_bytes(path),
         size=(int(entry["height"]), int(entry["width"])),  # some tools write 480.0

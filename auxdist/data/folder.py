@@ -12,7 +12,11 @@ from auxdist.data.recipe import Recipe, SaliencyMaker
 from auxdist.errors import DataError
 from auxdist.runfolder import file_sha256
 
-_HEADER = ["file", "labels"]
+_HEADER = (
+    {"file", "filename", "file_name", "image", "path"},
+    {"label", "labels", "class", "classes"},
+)
+"""Words for the columns of a table that has a header, in any case."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,16 @@ def _read_table(path: Path) -> list[tuple[int, str, list[str]]]:
     rows = []
     for number, line in read_lines(path, "CSV file of labels").items():
         cells = [cell.strip() for cell in next(csv.reader([line]))]
-        if number == 1 and cells == _HEADER:
-            continue
         if len(cells) != 2 or not cells[0]:
             raise DataError(f"{path}:{number}: {line!r}; file,label1;label2 was expected.")
+        if number == 1 and all(map(_is_word, cells, _HEADER)):
+            continue
         rows.append((number, cells[0], [x.strip() for x in cells[1].split(";") if x.strip()]))
     return rows
+
+
+def _is_word(cell: str, words: set[str]) -> bool:
+    return cell.lower() in words
 
 
 def _names(rows: list[tuple[int, str, list[str]]]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from auxdist.config import Config
-from auxdist.data.index import Index, load_index
+from auxdist.data.index import Index, Shard, load_index, table_path
 from auxdist.errors import ConfigError, DataError
 from auxdist.runfolder import RunFolder
 from auxdist.validation import validate
@@ -121,14 +121,22 @@ def _open(key: str, folder: str, found: list[str]) -> Index | None:
     except DataError as error:
         found.append(f"{key} is {folder}: {error}")
         return None
-    missing = [s.file for s in index.shards if not (index.root / s.file).is_file()]
-    if missing:
+    bad = [shard.file for shard in index.shards if not _is_whole(index.root / shard.file, shard)]
+    if bad:
         found.append(
-            f"{key} is {folder}, but {len(missing)} of its {len(index.shards)} shards are missing, "
-            f"the first is {missing[0]}; copy or build them again."
+            f"{key} is {folder}, but {len(bad)} of its {len(index.shards)} shards are missing or "
+            f"not whole, the first is {bad[0]}; copy or build them again."
         )
         return None
     return index
+
+
+def _is_whole(tar: Path, shard: Shard) -> bool:
+    """Whether a shard is there with its table and as long as it should be; nothing is read."""
+    try:
+        return tar.stat().st_size == shard.bytes and table_path(tar).is_file()
+    except OSError:
+        return False
 
 
 def _classes(config: Config, train: Index) -> Iterator[str]:

@@ -122,6 +122,7 @@ def _rank_environment(rank: int, procs: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(procs),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "SUBMITIT_EXECUTOR": "",  # a job that this launcher is part of is not the ranks' own
     }
 
 
@@ -180,13 +181,15 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 @contextmanager
 def _signals_collected() -> Iterator[list[int]]:
-    """Within the block Ctrl-C and TERM are only noted in the list."""
+    """Within the block Ctrl-C and TERM are only noted in the list; HUP stays ignored by nohup."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received

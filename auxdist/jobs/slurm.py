@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from auxdist.errors import LaunchError
@@ -23,6 +24,10 @@ _ENDED = (
     "PREEMPTED",
     "REVOKED",
 )
+_OTHER_NAMES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "requeue": "NO_REQUEUE"}
+"""Options whose variable is not called as they are."""
+_OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+_OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 _FIRST_PORT, _NUM_PORTS = 12000, 8000
 """Below the ports that Linux gives away by itself (from 32768)."""
 
@@ -71,6 +76,22 @@ def current_allocation() -> Allocation | None:
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return None
     return Allocation(os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def misleading_variables(names: Iterable[str], batch_text: str) -> list[str]:
+    """Those of the environment's `names` that would make another job of a batch file.
+
+    sbatch takes SBATCH_* for more than the options in the file, and hands the new job what SLURM
+    told the job that it is called in.
+    """
+    stated = re.findall(r"^#SBATCH --([a-z-]+)", batch_text, re.MULTILINE)
+    options = {_OTHER_NAMES.get(name, name.upper().replace("-", "_")) for name in stated}
+    overriding = {f"SBATCH_{name}" for name in (*options, "ARRAY_INX")}
+    names = list(names)
+    found = [name for name in names if name in overriding]
+    if "SLURM_JOB_ID" in names:
+        found += [n for n in names if n.startswith(_OF_A_JOB) and n not in _OF_THE_CLUSTER]
+    return found
 
 
 def wait_to_be_killed(limit_s: float = 600) -> None:

@@ -99,6 +99,9 @@ class JobExecutor(SlurmExecutor):
 def _setup(run: RunFolder, code: Path) -> list[str]:
     results = f"{shlex.quote(str(run.launch))}/${{SLURM_JOB_ID}}_*_result.pkl"
     return [
+        "set +e",  # setup lines of the user's may have set it, and the teardown is to be reached
+        # A site's or a user's --export=NONE would keep the lines below from the tasks.
+        "export SLURM_EXPORT_ENV=ALL",
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         # srun does not take --cpus-per-task from sbatch since SLURM 22.05.
         "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}",

@@ -23,7 +23,7 @@ from auxdist.errors import ConfigError, LaunchError
 from auxdist.jobs.checks import problems, random_start, sbatch_problems
 from auxdist.jobs.job import Job
 from auxdist.jobs.local import Outcome, cpus_per_process, run_processes
-from auxdist.jobs.slurm import is_unfinished, job_state
+from auxdist.jobs.slurm import is_unfinished, job_state, misleading_variables
 from auxdist.jobs.spec import JobExecutor, LaunchSpec, launch_spec
 from auxdist.runfolder import RunFolder, write_text
 
@@ -46,6 +46,9 @@ _FREE_KEYS = (
 )
 """What may change between two starts of a run: nothing that is learned depends on it, or, as for
 the number of processes and the micro-batch, by no more than the rounding of fp32."""
+
+
+_PATHS = ("data.train", "data.val", "model.weights", "classifier.weights")
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,23 @@ def submit(run: RunFolder, config: Config) -> str:
     with only_launcher(run):  # two at once would not see each other's job
         require_submittable(run, config)
         try:
-            job_id = executor.submit(Job(str(run.root))).job_id
+            with _without_variables(misleading_variables(os.environ, executor.batch_text())):
+                job_id = executor.submit(Job(str(run.root))).job_id
         except (FailedJobError, FailedSubmissionError) as error:
             raise LaunchError(f"sbatch refused the job: {error}") from error
         with run.jobs.open("a") as file:
             file.write(json.dumps({"job_id": job_id, "time": time.time()}) + "\n")
     return str(job_id)
+
+
+@contextmanager
+def _without_variables(names: Sequence[str]) -> Iterator[None]:
+    """Within the block the environment does not have these variables."""
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def require_submittable(run: RunFolder, config: Config) -> None:
@@ -258,8 +272,15 @@ def changed_keys(run: RunFolder, config: Config) -> dict[str, tuple[Any, Any]]:
     return {
         key: (old.get(key), new.get(key))
         for key in old | new
-        if old.get(key) != new.get(key) and not key.startswith(_FREE_KEYS)
+        if not _is_same(key, old.get(key), new.get(key)) and not key.startswith(_FREE_KEYS)
     }
+
+
+def _is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values mean the same; a path is another way to the same place, or is not."""
+    if key in _PATHS and old and new:
+        return os.path.realpath(old) == os.path.realpath(new)
+    return bool(old == new)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

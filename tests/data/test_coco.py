@@ -71,6 +71,23 @@ def test_a_list_names_the_images_to_take(folder: Path) -> None:
         _recipe(folder, listed=listed)
 
 
+def test_names_of_other_tools_become_keys(folder: Path) -> None:
+    (folder / "late.jpg").rename(folder / "late jpg.rf.0a1b.jpg")
+    _rewrite(folder, lambda content: _named(content, "late.jpg", "late jpg.rf.0a1b.jpg"))
+    recipe = _recipe(folder)
+    assert [item.key for item in recipe.items] == ["early", "late_jpg_rf_0a1b"]
+    assert recipe.items[1].read().pixels.shape == (6, 8, 3)
+    listed = folder / "few.txt"
+    for line in ("late jpg.rf.0a1b.jpg\n", "late_jpg_rf_0a1b\n"):
+        listed.write_text(line)
+        assert [item.key for item in _recipe(folder, listed=listed).items] == ["late_jpg_rf_0a1b"]
+
+
+def _named(content: Any, old: str, new: str) -> None:
+    (image,) = (image for image in content["images"] if image["file_name"] == old)
+    image["file_name"] = new
+
+
 def test_ground_truth_is_painted_with_crowds_ignored(folder: Path) -> None:
     truth = _recipe(folder).items[0].read().truth
     assert (truth[:4, :4] == 2).all()

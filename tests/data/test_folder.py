@@ -41,6 +41,12 @@ def test_images_labels_and_class_names_come_from_the_table(images: Path) -> None
     assert not recipe.ground_truth
 
 
+@pytest.mark.parametrize("header", ["file,labels", "Filename,Label", "image, classes"])
+def test_a_header_is_no_image(images: Path, header: str) -> None:
+    table = TABLE.replace("file,labels", header)
+    assert folder_recipe(_table(images, table), "train", None).classes == ("cat", "dog")
+
+
 def test_png_is_encoded_once_as_jpeg_and_counted(images: Path) -> None:
     recipe = folder_recipe(_table(images, TABLE), "train", None)
     assert num_reencoded(recipe) == 1

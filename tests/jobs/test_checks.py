@@ -113,10 +113,18 @@ def edit_index(folder: Path, **change: object) -> int:
             lambda c, p: (p / "train" / "img-000001.tar").unlink() or c,
             [
                 "data.train is",
-                "1 of its 2 shards are missing",
+                "1 of its 2 shards are missing or not whole",
                 "img-000001.tar",
                 "build them again",
             ],
+        ),
+        (
+            lambda c, p: (p / "train" / "img-000001.json").unlink() or c,
+            ["1 of its 2 shards are missing or not whole", "img-000001.tar"],
+        ),
+        (
+            lambda c, p: (p / "val" / "img-000000.tar").write_bytes(b"cut short") and c,
+            ["data.val is", "1 of its 1 shards are missing or not whole", "img-000000.tar"],
         ),
         (
             lambda c, p: edit_index(p / "val", classes=["class0", "cat", "class2"]) and c,

@@ -131,6 +131,20 @@ def test_ctrl_c_lets_all_save_and_leave(tmp_path: Path, launcher: subprocess.Pop
     assert not any(map(is_alive, pids(tmp_path)))
 
 
+def test_a_launcher_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; children inherit it
+    try:
+        launcher = start_launcher(tmp_path, WAIT_FOR_STOP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    launcher.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.wait(timeout=0.5)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == 128 + signal.SIGTERM
+
+
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
     launcher = start_launcher(tmp_path, "time.sleep(600)", "stubborn")
     launcher.send_signal(signal.SIGINT)

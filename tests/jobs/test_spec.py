@@ -90,9 +90,10 @@ class Batch:
         asked = f'echo "$@" >> "{self.log}"; [ $(wc -l < "{self.log}") -gt {refusals} ]'
         self.script("scontrol", f'if [ "$1" = show ]; then {shown}; else {asked}; fi')
 
-    def __call__(self, srun_exit: int, restart: int = 0) -> int:
-        self.script("srun", f"exit {srun_exit}")
-        wanted = launch_spec(Config(launch=LaunchConfig(max_restarts=2)), self.run, CODE)
+    def __call__(self, srun_exit: int, restart: int = 0, setup: str = "") -> int:
+        self.script("srun", f'echo "$SLURM_EXPORT_ENV" >> "{self.log}.export"; exit {srun_exit}')
+        launch = LaunchConfig(max_restarts=2, setup=(setup,))
+        wanted = launch_spec(Config(launch=launch), self.run, CODE)
         file = self.run.launch / "job.sbatch"
         file.write_text(JobExecutor(wanted, self.run.launch).batch_text())
         environment = {"PATH": f"{self.bin}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
@@ -110,6 +111,18 @@ def test_a_lost_process_queues_the_job_again_so_often(batch: Batch) -> None:
         assert batch(srun_exit=137, restart=restart) == 137
         assert batch.requeues == expected
     assert batch.log.read_text().splitlines()[0] == "requeue 7"
+
+
+def test_strict_setup_lines_do_not_switch_restarts_off(batch: Batch) -> None:
+    assert batch(srun_exit=137, setup="set -euo pipefail") == 137
+    assert batch.requeues == 1
+
+
+def test_the_tasks_get_the_variables_of_the_batch_script_wherever_export_is_none(
+    batch: Batch,
+) -> None:
+    batch(srun_exit=0, setup="export SLURM_EXPORT_ENV=NONE")  # what sbatch --export=NONE does
+    assert Path(f"{batch.log}.export").read_text() == "ALL\n"
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(batch: Batch) -> None:

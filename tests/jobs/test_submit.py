@@ -97,6 +97,16 @@ def test_another_configuration_is_refused_with_all_keys(folder: Path) -> None:
     assert run.config.read_text() == before
 
 
+def test_another_way_to_the_same_shards_is_no_other_configuration(folder: Path) -> None:
+    create_run(request())
+    (folder / "elsewhere").symlink_to(folder)
+    for way in ("elsewhere/shards", "shards/../shards"):
+        create_run(request(f"data.train={way}"))
+    make_shards(folder / "others", 8, 2)
+    with pytest.raises(ConfigError, match=r"data\.train is .*/shards in this run"):
+        create_run(request("data.train=others"))
+
+
 def test_a_run_may_be_given_more_rounds_but_not_fewer(folder: Path) -> None:
     run, _ = create_run(request(), 2)
     write_json(run.complete, {})
@@ -176,6 +186,28 @@ def test_a_run_is_submitted_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "--nodes=2" in (run.launch / "41_submission.sh").read_text()
     with pytest.raises(LaunchError, match=r"job 41 of this run is PENDING.*scancel 41"):
         submit(run, config)
+
+
+def test_sbatch_is_not_misled_by_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm(folder, monkeypatch, sbatch="env > seen; echo Submitted batch job 41")
+    misleading = {
+        "SBATCH_TIMELIMIT": "1",
+        "SBATCH_NO_REQUEUE": "1",
+        "SLURM_ARRAY_JOB_ID": "3",
+        "SLURM_CPU_BIND": "mask",
+        "SUBMITIT_EXECUTOR": "slurm",
+    }
+    kept = {"SLURM_JOB_ID": "3", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_PARTITION": "cheap"}
+    for name, value in (misleading | kept).items():
+        monkeypatch.setenv(name, value)
+    submit(*create_run(request()))
+    seen = dict(line.partition("=")[::2] for line in Path("seen").read_text().splitlines())
+    assert not misleading.keys() & seen.keys()
+    assert "SLURM_JOB_ID" not in seen
+    assert (seen["SLURM_CONF"], seen["SBATCH_PARTITION"]) == ("/etc/slurm.conf", "cheap")
+    assert os.environ["SLURM_CPU_BIND"] == "mask", "only sbatch was not to see it"
 
 
 def test_the_words_of_sbatch_reach_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
