@@ -16,7 +16,13 @@ from auxdist.errors import DataError
 
 Found = TypeVar("Found")
 
-_REFUSALS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+_REFUSALS = (
+    "DefaultCPUAllocator",
+    "out of memory",  # CUDA's own allocations, NCCL's too
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN got no memory for any
+)
 """In the text of those for which torch has no type of its own."""
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
@@ -65,6 +68,7 @@ def batches(
 
     A sample that cannot be read becomes a row of weight 0 and its key is in `quarantined`. Without
     `labels` the dense labels are 255 everywhere. Closing the iterator ends its workers.
+    `pin_memory` is for a process that trains on a GPU.
 
     Raises:
         DataError: a table of samples cannot be read, or a reader process died.
@@ -76,7 +80,7 @@ def batches(
         sampler=range(first_step, plan.total_steps),
         num_workers=data.workers,
         prefetch_factor=_BATCHES_AHEAD if data.workers else None,
-        multiprocessing_context="fork" if data.workers else None,
+        multiprocessing_context=_context(pin_memory) if data.workers else None,
         worker_init_fn=_prepare_worker,
         pin_memory=pin_memory,
     )
@@ -94,6 +98,16 @@ def batches(
     finally:
         del iterator  # ends the workers
         guard.cancel()
+
+
+def _context(on_gpu: bool) -> BaseContext:
+    """How workers are started: NCCL and drivers of fast networks do not survive a fork."""
+    if not on_gpu:
+        return multiprocessing.get_context("fork")
+    resource_tracker.ensure_running()  # else the server does, and unblocks what `_start` blocks
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is then imported once, not by each worker
+    return context
 
 
 @dataclass(frozen=True)
@@ -201,6 +215,14 @@ def _prepare_worker(worker: int) -> None:
     for name in _ORDERS:
         signal.signal(name, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    training = multiprocessing.parent_process()
+    if training and training.pid != os.getppid():  # torch would only watch the server between
+        threading.Thread(target=_leave_with, args=(training,), daemon=True).start()
+
+
+def _leave_with(process: Any) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _kill(workers: set[Any]) -> None:

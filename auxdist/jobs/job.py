@@ -269,7 +269,7 @@ def _leave_allocation(allocation: Allocation, fence: Fence, world: World, stoppe
     if not fence.is_newest:
         name = f"{allocation.job_id}.{allocation.restart}.superseded"
         (fence.run.launch / name).touch()  # the batch script then does not queue this job again
-        return
+        leave_process(EXIT_STOPPED)  # the others may not know yet, and leaving could wait for them
     try:
         if world.is_main and allocation.requeue():
             print(f"{stopped} Job {allocation.job_id} is queued again.", flush=True)
