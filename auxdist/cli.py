@@ -158,11 +158,13 @@ def import_weights(wanted: argparse.Namespace) -> int:
 def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     from auxdist.jobs.local import run_processes
     from auxdist.jobs.submit import rank_environment
-    from auxdist.jobs.use import evaluation_of
+    from auxdist.jobs.use import OfRun, evaluation_of
 
     use = _use(wanted)
     config, _ = evaluation_of(wanted.split_folder, use)  # else each rank says what is wrong
     use.source.require(config)
+    if isinstance(use.source, OfRun):  # else each rank of a run that goes on looks for itself
+        wanted.round = use.source.chosen(config)
     command = [sys.executable, "-m", "auxdist.cli", "evaluate"]
     command += [str(wanted.run)] if wanted.run else []
     for name in ("split_folder", "round", "json", "weights", "config"):
@@ -173,7 +175,7 @@ def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     environment = rank_environment(config, wanted.procs)
     outcome = run_processes(command, wanted.procs, environment)
     if outcome.code:
-        print(f"Measuring did not end. {outcome.message}", file=sys.stderr)
+        print("Measuring did not end; the same command begins it anew.", file=sys.stderr)
     return outcome.code
 
 

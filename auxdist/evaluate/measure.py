@@ -16,9 +16,13 @@ from auxdist.evaluate.predict import SINGLE_SCALE, Inference, predict
 from auxdist.labels.store import LabelMember, LabelSet
 from auxdist.memory import within_memory
 from auxdist.model.auxsegnet import AuxSegNet
+from auxdist.records import IGNORE
 from auxdist.world import World
 
-TOO_LARGE = "set evaluate.window, e.g. --set evaluate.window=640"
+TOO_LARGE = (
+    "set evaluate.window, e.g. --set evaluate.window=640, and where it is the CRF, which sees all "
+    "of the image, evaluate.crf=false"
+)
 """What helps where an image does not fit into memory."""
 
 
@@ -41,7 +45,10 @@ def measure_predictions(
         look = partial(predict, net, image, world.device, inference)
         return within_memory(look, sample.key, image.shape, TOO_LARGE)
 
-    return _measure(index, world, predicted, stop)
+    def truth(shard: int, sample: Sample) -> np.ndarray:
+        return read_ground_truth(index, shard, sample)
+
+    return _measure(index, world, predicted, truth, stop)
 
 
 def measure_labels(
@@ -53,7 +60,8 @@ def measure_labels(
     """Pseudo labels against the ground truth of their images.
 
     `member` is "seg.png", or "cam.png" for what the CAMs alone gave in round 0. Ignored pixels
-    count as missed.
+    count as missed; an image that was left out when the labels were made, and whose truth cannot
+    be read either, counts as void.
 
     Raises:
         DataError, Stopped: as for `measure_predictions`.
@@ -62,7 +70,15 @@ def measure_labels(
     def predicted(shard: int, sample: Sample) -> np.ndarray:
         return labels.read_labels(shard, sample.key, member)
 
-    return _measure(labels.index, world, predicted, stop)
+    def truth(shard: int, sample: Sample) -> np.ndarray:
+        try:
+            return read_ground_truth(labels.index, shard, sample)
+        except DataError:
+            if sample.key not in labels.manifest.quarantined:
+                raise
+            return np.full((sample.height, sample.width), IGNORE, np.uint8)
+
+    return _measure(labels.index, world, predicted, truth, stop)
 
 
 def require_ground_truth(index: Index) -> None:
@@ -82,6 +98,7 @@ def _measure(
     index: Index,
     world: World,
     predicted: Callable[[int, Sample], np.ndarray],
+    truth: Callable[[int, Sample], np.ndarray],
     stop: Callable[[], bool],
 ) -> Measurement:
     require_ground_truth(index)
@@ -91,8 +108,8 @@ def _measure(
         for shard, sample in _share(index, world):
             if is_stopped := stop():
                 break
-            truth = read_ground_truth(index, shard, sample)
-            mine += _of_one(sample, truth, predicted(shard, sample), num_classes)
+            pair = truth(shard, sample), predicted(shard, sample)
+            mine += _of_one(sample, *pair, num_classes)
             world.tick()
     if world.any(is_stopped):
         raise Stopped("measuring was stopped; run again to measure anew.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -43,11 +44,10 @@ def save_panels(path: Path, index: Index, rounds: Sequence[LabelSet]) -> None:
 
 def _chosen(index: Index, bad: Collection[str]) -> Iterator[tuple[int, Sample]]:
     """The first images with a class of evenly spread shards, or more of each if they are few."""
-    num_shards = len(index.shards)
-    step, each = max(1, num_shards // NUM_IMAGES), -(-NUM_IMAGES // num_shards)
-    for shard in range(0, num_shards, step)[:NUM_IMAGES]:
+    places = np.linspace(0, len(index.shards) - 1, NUM_IMAGES).round().astype(int).tolist()
+    for shard, number in Counter(places).items():
         labelled = [s for s in index.samples(shard) if s.classes and s.key not in bad]
-        for sample in labelled[:each]:
+        for sample in labelled[:number]:
             yield shard, sample
 
 

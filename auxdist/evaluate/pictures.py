@@ -13,6 +13,7 @@ from auxdist.records import IGNORE
 from auxdist.runfolder import atomic_file
 
 Palette = Sequence[tuple[int, int, int]]
+_JPEG_SIDE = 65_500
 
 
 def draw_overlay(
@@ -48,8 +49,14 @@ def prediction_files(folder: Path, name: str) -> tuple[Path, Path]:
 def save_prediction(
     folder: Path, name: str, image: np.ndarray, labels: np.ndarray, palette: Palette
 ) -> tuple[Path, Path]:
-    """Write `name`.png, a palette PNG of the labels, and `name`.overlay.jpg; both paths."""
+    """Write `name`.png, a palette PNG of the labels, and `name`.overlay.jpg; both paths.
+
+    The overlay is smaller than the image where a side is longer than JPEG takes.
+    """
     picture = draw_overlay(image, labels, palette)
+    if (longest := max(picture.shape)) > _JPEG_SIDE:
+        size = [max(1, side * _JPEG_SIDE // longest) for side in picture.shape[1::-1]]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     mask, overlay = prediction_files(folder, name)
     jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
     for path, content in ((mask, encode_labels(labels, palette)), (overlay, jpeg)):

@@ -24,7 +24,14 @@ from auxdist.errors import ConfigError, DataError
 from auxdist.evaluate.tables import NOTHING, read_measurement, text_table
 from auxdist.jobs.job import EXIT_ERROR
 from auxdist.jobs.local import Outcome
-from auxdist.jobs.submit import Request, changed_keys, checked, create_run, start_locally
+from auxdist.jobs.submit import (
+    Request,
+    changed_keys,
+    checked,
+    create_run,
+    has_more_to_do,
+    start_locally,
+)
 from auxdist.labels.manifest import MANIFEST_NAME
 from auxdist.records import CLASSIFIER_ROUND, Position
 from auxdist.runfolder import RunFolder, read_failure, sync_folder, write_json, write_text
@@ -170,7 +177,7 @@ def run_ablation(ablation: Ablation) -> Outcome:
 
 def ablation_table(ablation: Ablation) -> str:
     """Variants by seed: mIoU of the last labels and networks, mean +- standard deviation."""
-    rows = [_row(name, ablation.runs(name)) for name in ablation.variants]
+    rows = [_row(ablation, name) for name in ablation.variants]
     header = ["variant", "first labels", "last labels", "first network", "last network", "seeds"]
     return text_table(header, rows)
 
@@ -184,7 +191,7 @@ def write_page(ablation: Ablation, repeats: Mapping[str, str]) -> Path:
     lines = [f"- `{name}`: {_listed(own)}" for name, own in variants]
     lines += [f"- `{name}`: is what `{other}` is" for name, other in repeats.items()]
     settings = "\n".join(lines)
-    figures = {name: [_figures(run) for run in ablation.runs(name)] for name in ablation.variants}
+    figures = {name: _figures(ablation, name) for name in ablation.variants}
     write_json(ablation.root / "ablation.json", {"seeds": list(ablation.seeds), "miou": figures})
     path = ablation.root / "ablation.md"
     write_text(
@@ -296,11 +303,12 @@ def _copy_first_network(source: RunFolder, run: RunFolder) -> None:
     from auxdist.train.checkpoint import latest_checkpoint
 
     stage = run.checkpoints(Position(0, 0).stage)
-    if stage.exists() or not (found := latest_checkpoint(source, 0)) or not found.is_final:
+    begun = any(stage.glob("step-*"))
+    if begun or not (found := latest_checkpoint(source, 0)) or not found.is_final:
         return
-    for measured in source.evaluations("val", 0):
-        write_text(run.evaluation(measured.stem), measured.read_text())
     _copy_folder(found.folder, stage / found.folder.name)
+    for measured in source.evaluations("val", 0):  # after the network that it was measured of
+        write_text(run.evaluation(measured.stem), measured.read_text())
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -312,31 +320,43 @@ def _copy_folder(source: Path, target: Path) -> None:
         os.rename(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{target}: {source.name} cannot be copied there ({error.strerror}); free space or "
-            "mend the file system, then give the same command again."
+            f"{target}: {source.name} cannot be copied there ({error.strerror or error}); free "
+            "space or mend the file system, then give the same command again."
         ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _row(name: str, runs: Sequence[RunFolder]) -> list[str]:
-    found = [_figures(run) for run in runs]
+def _row(ablation: Ablation, name: str) -> list[str]:
+    runs, found = ablation.runs(name), _figures(ablation, name)
     columns = ("first labels", "last labels", "first network", "last network")
-    complete = sum(run.complete.exists() for run in runs)
+    complete = sum(_is_complete(ablation, name, run) for run in runs)
     failed = sorted({failure["error"] for run in runs if (failure := read_failure(run))})
     note = f"{complete} of {len(runs)}" + "".join(f", {error}" for error in failed)
     return [name, *(_mean(each.get(column) for each in found) for column in columns), note]
 
 
-def _figures(run: RunFolder) -> dict[str, float]:
-    """mIoU of the labels and networks of a run, by round and of the first and last of each."""
+def _is_complete(ablation: Ablation, name: str, run: RunFolder) -> bool:
+    """Whether a run has all that the ablation asks of it; it may be of an earlier call."""
+    settings = [*ablation.settings, *ablation.variants[name]]
+    config = Request(ablation.config_file, settings, run.root).config()
+    return run.complete.exists() and not has_more_to_do(run, config)
+
+
+def _figures(ablation: Ablation, name: str) -> list[dict[str, float]]:
+    """Of each seed: mIoU of labels and networks, by round and of the first and last of each."""
+    return [_figures_of(run, _is_complete(ablation, name, run)) for run in ablation.runs(name)]
+
+
+def _figures_of(run: RunFolder, is_complete: bool) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, title in (("labels", "labels"), ("val", "network")):
         rounds: list[float] = []
         while measured := read_measurement(run, f"{kind}-round-{len(rounds):02d}"):
             found[f"{title} {len(rounds)}"] = measured.miou
             rounds.append(measured.miou)
-        if rounds and run.complete.exists():
+        if rounds and is_complete:
             found |= {f"first {title}": rounds[0], f"last {title}": rounds[-1]}
     return found
 

@@ -19,13 +19,14 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 import auxdist
 from auxdist.config import IMAGENET, Config
 from auxdist.configfile import dump_config, load_config, located
+from auxdist.data.index import INDEX_NAME
 from auxdist.errors import ConfigError, LaunchError
 from auxdist.jobs.checks import problems, random_start, sbatch_problems
 from auxdist.jobs.job import Job
 from auxdist.jobs.local import Outcome, cpus_per_process, run_processes
 from auxdist.jobs.slurm import is_unfinished, job_state, misleading_variables
 from auxdist.jobs.spec import JobExecutor, LaunchSpec, launch_spec
-from auxdist.runfolder import RunFolder, write_text
+from auxdist.runfolder import RunFolder, file_sha256, write_text
 
 CODE = Path(auxdist.__file__).resolve().parents[1]
 """The folder that holds the auxdist package."""
@@ -131,8 +132,27 @@ def has_more_to_do(run: RunFolder, config: Config) -> bool:
     return (
         wants_more_rounds(run, config)
         or (new.data.val is not None and seen[0] != seen[1])
+        or _has_other_images(run, new)
         or (new.data.measure_labels and not old.data.measure_labels)
     )
+
+
+def _has_other_images(run: RunFolder, config: Config) -> bool:
+    """True where the split to measure on was built anew since a run measured on it."""
+    index = Path(config.data.val or "") / INDEX_NAME
+    if config.data.val is None or not index.exists():
+        return False
+    now = file_sha256(index)
+    measured = [path for n in range(config.train.rounds) for path in run.evaluations("val", n)]
+    return any(_images_of(path, now) != now for path in measured)
+
+
+def _images_of(measured: Path, unsaid: str) -> str | None:
+    """What names the images of a measurement; None where the file is damaged."""
+    try:
+        return str(json.loads(measured.read_text()).get("images", unsaid))
+    except ValueError:
+        return None
 
 
 def wants_more_rounds(run: RunFolder, config: Config) -> bool:

@@ -106,15 +106,21 @@ class OfRun:
 
     def require(self, config: Config) -> None:
         """Look for the checkpoint that ended the round."""
-        final_checkpoint(self.run, self._chosen(config))
+        final_checkpoint(self.run, self.chosen(config))
 
     def subject(self, config: Config) -> Subject:
         """The network of a finished round."""
-        round = self._chosen(config)
+        round = self.chosen(config)
         net = trained_network(self.run, config, round).net
         return Subject(net, f"round {round}", {"round": round})
 
-    def _chosen(self, config: Config) -> int:
+    def chosen(self, config: Config) -> int:
+        """The round of the network: as asked for, or the last one by now.
+
+        Raises:
+            ConfigError: the run has no such round.
+            CheckpointError: no round is finished yet.
+        """
         if self.round is None:
             return last_round(self.run, config)
         if not 0 <= self.round < config.train.rounds:

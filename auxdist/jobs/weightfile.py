@@ -72,5 +72,6 @@ def _check_classes(path: Path, state: Mapping[str, Tensor], config: ModelConfig)
     if found != config.num_classes:
         raise CheckpointError(
             f"{path}: tensor fc8.weight has {found} classes, but model.num_classes is "
-            f"{config.num_classes}; use a configuration of {found} classes."
+            f"{config.num_classes}; use a configuration of {found} classes. The backbone of a "
+            "classifier serves any number: give its file as it is as model.weights."
         )

@@ -35,7 +35,7 @@ class InitialLabels:
         original = original_saliency(source)
         cam = self._cam(source)
         if not cam.isfinite().all():
-            return LabelMaps.not_finite(original.shape, with_cam=True)
+            return LabelMaps.not_finite(original, with_cam=True)
         saliency = torch.from_numpy(original).to(self.viewer.device) / 255
         threshold = self.config.cam_threshold
         labels = fuse(cam, saliency, source.classes, threshold, self.config.saliency_threshold)

@@ -182,7 +182,7 @@ def _make(production: Production, maker: LabelMaker, shard: int, sample: Sample)
         raise Stopped
     production.require_newest()
     source = read_sample(production.index, shard, sample)
-    advice = "labels look at whole images; begin a new run with a smaller data.image_scale"
+    advice = "labels look at whole images; begin a new run with smaller ones or data.image_scale"
     maps = within_memory(partial(maker.make, source), sample.key, source.image.shape, advice)
     production.world.tick()
     return maps

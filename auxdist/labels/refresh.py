@@ -45,7 +45,7 @@ class RefinedLabels:
         if predicted is not None:
             saliency = (predicted + saliency) / 2
         if not (cam.isfinite().all() and saliency.isfinite().all()):
-            return LabelMaps.not_finite(original.shape)
+            return LabelMaps.not_finite(original)
         if self.config.saliency_crf:
             from auxdist.ops.crf import refined_saliency
 

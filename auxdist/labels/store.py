@@ -73,9 +73,13 @@ class LabelMaps:
         return cls(labels, np.zeros_like(labels), labels if with_cam else None)
 
     @classmethod
-    def not_finite(cls, size: Sequence[int], with_cam: bool = False) -> LabelMaps:
-        """As `ignored`, for an image of which the network gave NaN or infinity."""
-        return replace(cls.ignored(size, with_cam), is_finite=False)
+    def not_finite(cls, saliency: np.ndarray, with_cam: bool = False) -> LabelMaps:
+        """For an image of which the network gave NaN or infinity: `saliency` as it was given.
+
+        So who adopts such labels all the same learns nothing that is not so.
+        """
+        ignored = cls.ignored(saliency.shape, with_cam)
+        return replace(ignored, saliency=saliency, is_finite=False)
 
 
 @dataclass(frozen=True)

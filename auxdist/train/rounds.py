@@ -136,9 +136,9 @@ class Rounds:
         measure: Callable[[], Measurement],
         inference: Inference | None = None,
     ) -> Task:
-        """A network that was measured with another `inference` is not done."""
+        """What was measured with another `inference`, or on other images, is not done."""
         path = self._around.run.evaluation(name)
-        facts: dict[str, Any] = {"name": name, "classes": index.classes}
+        facts: dict[str, Any] = {"name": name, "classes": index.classes, "images": index.sha256}
         if inference:
             facts["inference"] = json.loads(json.dumps(asdict(inference)))  # tuples are lists there
 
@@ -149,7 +149,8 @@ class Rounds:
                 found = json.loads(path.read_text())
             except ValueError:  # damaged
                 return False
-            return bool(found.get("inference") in (None, facts.get("inference")))
+            same = (found.get(key) in (None, facts.get(key)) for key in ("inference", "images"))
+            return all(same)
 
         def do() -> None:
             result = measure()

@@ -241,6 +241,38 @@ def _pretend(run: RunFolder, quarters: Sequence[int]) -> None:
     write_json(run.complete, {})
 
 
+def test_a_run_that_is_to_have_more_rounds_by_now_is_not_shown_as_complete(done: Ablation) -> None:
+    before = replace(done, variants={"no-saliency": VARIANTS["no-saliency"]})
+    now = replace(before, settings=["train.rounds=2"])
+    rows = [ablation_table(each).splitlines()[-1].split() for each in (before, now)]
+    assert rows[0][-3:] == ["1", "of", "1"]
+    assert rows[1] == ["no-saliency", "-", "-", "-", "-", "0", "of", "1"]
+
+
+def test_a_copy_of_a_network_that_was_cut_is_made_again(
+    done: Ablation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = ablate._copy_folder
+
+    def cut(source: Path, target: Path) -> None:
+        if source.name.startswith("step-"):
+            target.with_name(f".{target.name}.1a.tmp").mkdir(parents=True)
+            raise KeyboardInterrupt
+        copied(source, target)
+
+    monkeypatch.setattr(ablate, "start_locally", lambda *_: Outcome(0))
+    ablation = replace(done, variants={"as-configured": (), "halved": ("labels.refresh=false",)})
+    halved = run_of(done, "halved")
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "_copy_folder", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_ablation(ablation)
+    assert not halved.evaluation("val-round-00").exists(), "it would be that of another network"
+    assert run_ablation(ablation).code == 0
+    assert final_checkpoint(halved, 0)
+    assert halved.evaluation("val-round-00").exists()
+
+
 def test_a_first_round_of_other_settings_is_not_shared(
     done: Ablation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

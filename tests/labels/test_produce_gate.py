@@ -14,6 +14,7 @@ from shardmaker import make_shards
 from auxdist.config import GateConfig
 from auxdist.data import reader
 from auxdist.data.index import Index, load_index
+from auxdist.data.reader import read_sample
 from auxdist.errors import AuxdistError, Collapsed, DataError
 from auxdist.labels.initial import InitialLabels
 from auxdist.labels.manifest import (
@@ -200,6 +201,20 @@ def test_values_that_are_not_finite_stop_the_run_and_name_images(
     manifest: Manifest = read_rejected(run.labels(round))
     assert 1 <= len(manifest.not_finite) == manifest.statistics.not_finite
     assert manifest.statistics.mixture.images == (12 - manifest.statistics.not_finite) * round
+
+
+def test_who_adopts_values_that_are_not_finite_learns_the_saliency_as_it_was_given(
+    index: Index, tmp_path: Path
+) -> None:
+    run, maker = RunFolder(tmp_path), InitialLabels(Viewer(spoiled("fc8.weight")), LABELS)
+    make_round(run, index, maker, gate=GateConfig(enabled=False))
+    labels = open_labels(run.labels(0), index)
+    assert labels.manifest.not_finite
+    for sample in index.samples(0):
+        segmentation, saliency = labels.read(0, sample.key)
+        assert (saliency == read_sample(index, 0, sample).saliency).all()
+        if sample.key in labels.manifest.not_finite:
+            assert (segmentation == 255).all()
 
 
 def test_gate_is_part_of_no_byte(index: Index, tmp_path: Path) -> None:
