@@ -285,8 +285,8 @@ def switches(out: Path, seeds: Sequence[int]) -> str:
         labels, network = "labels-round-01", "val-round-00"
         title = TITLES.get(name, name)
         rows.append([title, over_seeds(runs, labels), over_seeds(runs, network)])
-        settings = ", ".join(f"`{text}`" for text in VARIANTS[name]) or "all parts"
-        listed.append(f"- `{name}`: {settings}")
+        if settings := ", ".join(f"`{text}`" for text in VARIANTS[name]):
+            listed.append(f"- `{name}`: {settings}")
     table = text_table(["variant", "labels after the round", "val, single scale"], rows)
     return f"""## Switches
 

@@ -4,7 +4,8 @@ Shape legend: C classes, H W image, h w feature map.
 
 The affinity is worked off in blocks of rows, so that its memory grows with the pixels; its time
 grows with their square. `Inference.window` bounds both for large images: see windows.py. Beside
-the network's own memory, at most two arrays of (C+1, H, W) floats are held at once.
+the network's own memory, at most two arrays of (C+1, H, W) floats are held at once; the CRF holds
+some more, and sees all of the image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Large images in overlapping windows, put together at feature resolution.
 
 Windows overlap by half and begin at multiples of the stride, so that their features lie on those
-of the whole image. Where several windows see a feature, their logits are averaged; the weight of
-each falls linearly towards its border, where it knows least about the surroundings.
+of the whole image; with a backbone that pads by the size, as EfficientNet, within a stride of them.
+Where several windows see a feature, their logits are averaged; the weight of each falls linearly
+towards its border, where it knows least about the surroundings.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from shardmaker import make_shards
 from smallrun import do_tasks, make_data, small_config
 
 from auxdist.data.index import load_index
-from auxdist.evaluate.panels import GAP, HEADER, NUM_IMAGES, TILE, save_panels
+from auxdist.evaluate.panels import GAP, HEADER, NUM_IMAGES, TILE, _chosen, save_panels
 from auxdist.labels.store import open_labels
 from auxdist.runfolder import RunFolder
 from auxdist.world import World
@@ -30,6 +31,12 @@ def test_rows_are_images_and_columns_their_maps(
     assert picture.shape == (HEADER + NUM_IMAGES * side, columns * side, 3)
     image_row = picture[HEADER : HEADER + side, :side]
     assert image_row[: TILE // 2, : TILE // 2].std() > 5  # a photograph, not an empty square
+
+
+def test_examples_are_spread_over_all_shards(tmp_path: Path) -> None:
+    for num_shards, expected in ((15, [0, 2, 4, 6, 8, 10, 12, 14]), (3, [0, 0, 1, 1, 1, 1, 2, 2])):
+        index = make_shards(tmp_path / str(num_shards), 60, num_shards)
+        assert [shard for shard, _ in _chosen(index, ())] == expected
 
 
 def test_an_image_that_could_not_be_read_is_no_example(tmp_path: Path) -> None:

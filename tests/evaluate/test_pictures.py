@@ -26,3 +26,11 @@ def test_mask_and_overlay_are_saved(tmp_path: Path) -> None:
     assert (mask.name, overlay.name) == ("cat.png", "cat.overlay.jpg")
     assert (decode_labels(mask.read_bytes(), "cat") == LABELS).all()
     assert decode_image(overlay.read_bytes(), "cat").shape == IMAGE.shape
+
+
+def test_an_overlay_is_no_longer_than_jpeg_takes(tmp_path: Path) -> None:
+    image = np.full((4, 70_000, 3), 100, np.uint8)
+    labels = np.zeros(image.shape[:2], np.uint8)
+    mask, overlay = save_prediction(tmp_path, "wide", image, labels, PALETTE)
+    assert decode_labels(mask.read_bytes(), "wide").shape == labels.shape
+    assert decode_image(overlay.read_bytes(), "wide").shape == (3, 65_500, 3)
