@@ -175,7 +175,8 @@ def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     environment = rank_environment(config, wanted.procs)
     outcome = run_processes(command, wanted.procs, environment)
     if outcome.code:
-        print("Measuring did not end; the same command begins it anew.", file=sys.stderr)
+        why = outcome.message.partition(";")[0].rstrip(".")  # after it: what a run would do
+        print(f"Measuring did not end; the same command begins anew. {why}.", file=sys.stderr)
     return outcome.code
 
 

@@ -191,6 +191,22 @@ def test_after_a_refused_requeue_the_main_rank_ends_at_once(
     assert capsys.readouterr().err == "SLURM refused\n"
 
 
+def test_a_superseded_start_ends_at_once_and_is_not_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(job, "leave_process", leave)
+    run = make_run(tmp_path)
+    run.launch.mkdir(exist_ok=True)
+    fence = Fence.raise_new(run)
+    Fence.raise_new(run)
+    with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
+        job._leave_allocation(Allocation("7", 0), fence, World(), Stopped("superseded"))
+    assert (run.launch / "7.0.superseded").exists()
+
+
 def test_only_the_first_failure_is_heard(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert record_failure(run, DataError("first"))
