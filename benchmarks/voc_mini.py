@@ -197,7 +197,9 @@ that with a refresh. By so much is the last network with refreshed labels better
 {gains(out, seeds)}
 ```
 
-What is empty has not been measured.
+What is empty has not been measured; [the first two rounds once more](voc-mini-repeated.md), on \
+another
+machine, have the CRF after each.
 
 {switches(out, seeds)}
 
