@@ -365,7 +365,7 @@ def test_an_image_too_large_for_memory_is_quarantined_by_name(index: Index, tmp_
     assert reason.startswith(
         f"{key} (40x33 pixels): does not fit into memory; labels look at whole"
     )
-    assert reason.endswith("begin a new run with a smaller data.image_scale.")
+    assert reason.endswith("begin a new run with smaller ones or data.image_scale.")
 
 
 def test_a_start_that_was_superseded_finishes_no_shard_and_no_round(
