@@ -81,33 +81,47 @@ def test_workers_are_no_copies_of_the_training_process(labels: LabelSet) -> None
     assert multiprocessing.active_children() == []
 
 
-KILLED = """
-import os
+SCRIPT = """
+import multiprocessing, os, signal
 from pathlib import Path
 import test_stream_gpu
 from auxdist.data.index import load_index
 from auxdist.labels.store import open_labels
 if __name__ == "__main__":
     labels = open_labels(Path({labels!r}), load_index({root!r}))
-    running = test_stream_gpu.stream(labels, epochs=1000)
+    running = test_stream_gpu.stream(labels, epochs={epochs})
     next(running)
-    os.kill(os.getpid(), 9)
+    {rest}
 """
+SIGNALS = """for process in multiprocessing.active_children():
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            os.kill(process.pid, name)
+    assert len(list(running)) == 5"""
+
+
+def started(labels: LabelSet, folder: Path, rest: str, epochs: int = 2) -> subprocess.Popen[bytes]:
+    """A training process of its own, in a group of its own, which did a step and then `rest`."""
+    script, here = folder / "training.py", Path(__file__).parent
+    root, given = str(labels.index.root), str(labels.folder)
+    script.write_text(SCRIPT.format(root=root, labels=given, rest=rest, epochs=epochs))
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-W", "ignore", str(script)]
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def test_nothing_outlives_a_killed_training_process(labels: LabelSet, tmp_path: Path) -> None:
-    script, here = tmp_path / "killed.py", Path(__file__).parent
-    script.write_text(KILLED.format(root=str(labels.index.root), labels=str(labels.folder)))
-    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
-    environment = {**os.environ, "PYTHONPATH": paths}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", script], env=environment, start_new_session=True
-    )
+    process = started(labels, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", epochs=1000)
     assert process.wait(timeout=60) == -signal.SIGKILL
     deadline = time.monotonic() + 20
     while _runs(process.pid):
         assert time.monotonic() < deadline, "its workers live on"
         time.sleep(0.1)
+
+
+def test_signals_to_the_job_do_not_end_the_workers(labels: LabelSet, tmp_path: Path) -> None:
+    """Not even one that still starts; in a process that began no such workers before."""
+    assert started(labels, tmp_path, SIGNALS).wait(timeout=60) == 0
 
 
 def _runs(group: int) -> bool:
@@ -117,15 +131,6 @@ def _runs(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def test_signals_to_the_job_do_not_end_the_workers(labels: LabelSet) -> None:
-    running = stream(labels)
-    next(running)
-    for process in multiprocessing.active_children():
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-            os.kill(process.pid or 0, name)
-    assert len(list(running)) == 5
 
 
 def test_a_killed_worker_is_an_error_not_a_hang(labels: LabelSet) -> None:
