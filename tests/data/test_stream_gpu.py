@@ -19,7 +19,7 @@ from shardmaker import make_shards
 
 from auxdist.config import CropConfig, DataConfig
 from auxdist.data.plan import Plan
-from auxdist.data.stream import batches
+from auxdist.data.stream import _prepare_worker, batches
 from auxdist.errors import DataError
 from auxdist.labels.store import LabelSet, open_labels
 from auxdist.records import Batch
@@ -85,9 +85,11 @@ SCRIPT = """
 import multiprocessing, os, signal
 from pathlib import Path
 import test_stream_gpu
+import auxdist.data.stream
 from auxdist.data.index import load_index
 from auxdist.labels.store import open_labels
 if __name__ == "__main__":
+    auxdist.data.stream._prepare_worker = test_stream_gpu.prepare_slowly
     labels = open_labels(Path({labels!r}), load_index({root!r}))
     running = test_stream_gpu.stream(labels, epochs={epochs})
     next(running)
@@ -97,6 +99,12 @@ SIGNALS = """for process in multiprocessing.active_children():
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             os.kill(process.pid, name)
     assert len(list(running)) == 5"""
+
+
+def prepare_slowly(worker: int) -> None:
+    """Let worker 1 still start while worker 0 gives its first batch."""
+    time.sleep(0.5 * worker)
+    _prepare_worker(worker)
 
 
 def started(labels: LabelSet, folder: Path, rest: str, epochs: int = 2) -> subprocess.Popen[bytes]:
