@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -267,8 +267,11 @@ def keep_freed_memory() -> None:
 def _leave_allocation(allocation: Allocation, fence: Fence, world: World, stopped: Stopped) -> None:
     """After a stop under SLURM: have the job queued again, unless it is not wanted any more."""
     if not fence.is_newest:
-        name = f"{allocation.job_id}.{allocation.restart}.superseded"
-        (fence.run.launch / name).touch()  # the batch script then does not queue this job again
+        # Tells the batch script not to queue this job again.
+        mark = fence.run.launch / f"{allocation.job_id}.{allocation.restart}.superseded"
+        with suppress(FileExistsError):  # another rank was first, and says it
+            mark.touch(exist_ok=False)
+            print(stopped, file=sys.stderr, flush=True)
         leave_process(EXIT_STOPPED)  # the others may not know yet, and leaving could wait for them
     try:
         if world.is_main and allocation.requeue():

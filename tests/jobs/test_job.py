@@ -191,8 +191,8 @@ def test_after_a_refused_requeue_the_main_rank_ends_at_once(
     assert capsys.readouterr().err == "SLURM refused\n"
 
 
-def test_a_superseded_start_ends_at_once_and_is_not_queued_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_superseded_start_says_so_once_ends_at_once_and_is_not_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -202,9 +202,11 @@ def test_a_superseded_start_ends_at_once_and_is_not_queued_again(
     run.launch.mkdir(exist_ok=True)
     fence = Fence.raise_new(run)
     Fence.raise_new(run)
-    with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
-        job._leave_allocation(Allocation("7", 0), fence, World(), Stopped("superseded"))
+    for _rank in range(2):
+        with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
+            job._leave_allocation(Allocation("7", 0), fence, World(), Stopped("superseded"))
     assert (run.launch / "7.0.superseded").exists()
+    assert capsys.readouterr().err == "superseded\n"
 
 
 def test_only_the_first_failure_is_heard(tmp_path: Path) -> None:
