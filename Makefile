@@ -42,7 +42,8 @@ lint: .venv/development
 ci: .venv/development
 	rm -rf build/demo runs/demo-ci
 	time -p $(MAKE) demo RUN=runs/demo-ci
-	$(BIN)/python -m pytest -m "slow or cluster"
+	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m "slow and not cluster" -n $(WORKERS) --dist loadfile
 
 # torch comes first and by itself: its build is the user's choice, and the other packages take it as
 # it is. Setuptools is installed rather than isolated, so that its version is pinned too.

@@ -37,11 +37,24 @@ def start_and_kill(command: list[str], run: RunFolder, after: int, victim: int) 
     return launcher.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing interrupted."""
+    run = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    call(*local_command(run, shards, procs=2))
+    return run
+
+
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_runs_end_with_the_same_labels(tmp_path: Path, seed: int) -> None:
-    shards = build_shards(tmp_path / "shards")
-    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
-    call(*local_command(whole, shards, procs=2))
+def test_killed_runs_end_with_the_same_labels(
+    shards: Path, whole: RunFolder, tmp_path: Path, seed: int
+) -> None:
+    killed = RunFolder(tmp_path / "killed")
     command = local_command(killed, shards, procs=2)
     dice = random.Random(seed)
     codes = [
