@@ -173,10 +173,9 @@ def _evaluate_on_ranks(wanted: argparse.Namespace) -> int:
     command += ["--post-process"] * wanted.post_process
     command += [word for text in wanted.set for word in ("--set", text)]
     environment = rank_environment(config, wanted.procs)
-    outcome = run_processes(command, wanted.procs, environment)
+    outcome = run_processes(command, wanted.procs, environment, resumes=False)
     if outcome.code:
-        why = outcome.message.partition(";")[0].rstrip(".")  # after it: what a run would do
-        print(f"Measuring did not end; the same command begins anew. {why}.", file=sys.stderr)
+        print(f"Measuring did not end. {outcome.message}", file=sys.stderr)
     return outcome.code
 
 

@@ -45,10 +45,7 @@ def measure_predictions(
         look = partial(predict, net, image, world.device, inference)
         return within_memory(look, sample.key, image.shape, TOO_LARGE)
 
-    def truth(shard: int, sample: Sample) -> np.ndarray:
-        return read_ground_truth(index, shard, sample)
-
-    return _measure(index, world, predicted, truth, stop)
+    return _measure(index, world, predicted, partial(read_ground_truth, index), stop)
 
 
 def measure_labels(
@@ -108,8 +105,7 @@ def _measure(
         for shard, sample in _share(index, world):
             if is_stopped := stop():
                 break
-            pair = truth(shard, sample), predicted(shard, sample)
-            mine += _of_one(sample, *pair, num_classes)
+            mine += _of_one(sample, truth(shard, sample), predicted(shard, sample), num_classes)
             world.tick()
     if world.any(is_stopped):
         raise Stopped("measuring was stopped; run again to measure anew.")

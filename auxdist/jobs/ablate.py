@@ -177,9 +177,7 @@ def run_ablation(ablation: Ablation) -> Outcome:
 
 def ablation_table(ablation: Ablation) -> str:
     """Variants by seed: mIoU of the last labels and networks, mean +- standard deviation."""
-    rows = [_row(ablation, name) for name in ablation.variants]
-    header = ["variant", "first labels", "last labels", "first network", "last network", "seeds"]
-    return text_table(header, rows)
+    return _table(_results(ablation))
 
 
 def write_page(ablation: Ablation, repeats: Mapping[str, str]) -> Path:
@@ -191,7 +189,8 @@ def write_page(ablation: Ablation, repeats: Mapping[str, str]) -> Path:
     lines = [f"- `{name}`: {_listed(own)}" for name, own in variants]
     lines += [f"- `{name}`: is what `{other}` is" for name, other in repeats.items()]
     settings = "\n".join(lines)
-    figures = {name: _figures(ablation, name) for name in ablation.variants}
+    results = _results(ablation)
+    figures = {name: [seed.figures for seed in seeds] for name, seeds in results.items()}
     write_json(ablation.root / "ablation.json", {"seeds": list(ablation.seeds), "miou": figures})
     path = ablation.root / "ablation.md"
     write_text(
@@ -199,7 +198,7 @@ def write_page(ablation: Ablation, repeats: Mapping[str, str]) -> Path:
         f"# Ablation of {ablation.config_file}\n\n"
         f"All variants: {_listed(ablation.settings)}. mIoU in per cent, of pseudo labels on the "
         "training images and of networks on the validation images; mean and standard deviation "
-        f"over the seeds.\n\n```\n{ablation_table(ablation)}\n```\n\n{settings}\n",
+        f"over the seeds.\n\n```\n{_table(results)}\n```\n\n{settings}\n",
     )
     return path
 
@@ -328,28 +327,48 @@ def _copy_folder(source: Path, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _row(ablation: Ablation, name: str) -> list[str]:
-    runs, found = ablation.runs(name), _figures(ablation, name)
-    columns = ("first labels", "last labels", "first network", "last network")
-    complete = sum(_is_complete(ablation, name, run) for run in runs)
-    failed = sorted({failure["error"] for run in runs if (failure := read_failure(run))})
-    note = f"{complete} of {len(runs)}" + "".join(f", {error}" for error in failed)
-    return [name, *(_mean(each.get(column) for each in found) for column in columns), note]
+@dataclass(frozen=True)
+class _Result:
+    """What one run of a variant has come to.
+
+    figures      mIoU of labels and networks, by round and of the first and last of each
+    is_complete  whether it has all that the ablation asks of it; it may be of an earlier call
+    error        why it failed for good
+    """
+
+    figures: dict[str, float]
+    is_complete: bool
+    error: str | None
 
 
-def _is_complete(ablation: Ablation, name: str, run: RunFolder) -> bool:
-    """Whether a run has all that the ablation asks of it; it may be of an earlier call."""
+def _results(ablation: Ablation) -> dict[str, list[_Result]]:
+    """By variant, of each seed."""
+    return {
+        name: [_result(ablation, name, run) for run in ablation.runs(name)]
+        for name in ablation.variants
+    }
+
+
+def _result(ablation: Ablation, name: str, run: RunFolder) -> _Result:
     settings = [*ablation.settings, *ablation.variants[name]]
     config = Request(ablation.config_file, settings, run.root).config()
-    return run.complete.exists() and not has_more_to_do(run, config)
+    is_complete = run.complete.exists() and not has_more_to_do(run, config)
+    failure = read_failure(run)
+    return _Result(_figures(run, is_complete), is_complete, failure["error"] if failure else None)
 
 
-def _figures(ablation: Ablation, name: str) -> list[dict[str, float]]:
-    """Of each seed: mIoU of labels and networks, by round and of the first and last of each."""
-    return [_figures_of(run, _is_complete(ablation, name, run)) for run in ablation.runs(name)]
+def _table(results: Mapping[str, Sequence[_Result]]) -> str:
+    columns = ["first labels", "last labels", "first network", "last network"]
+    rows = []
+    for name, seeds in results.items():
+        means = [_mean(seed.figures.get(column) for seed in seeds) for column in columns]
+        complete = sum(seed.is_complete for seed in seeds)
+        errors = sorted({seed.error for seed in seeds if seed.error})
+        rows.append([name, *means, ", ".join([f"{complete} of {len(seeds)}", *errors])])
+    return text_table(["variant", *columns, "seeds"], rows)
 
 
-def _figures_of(run: RunFolder, is_complete: bool) -> dict[str, float]:
+def _figures(run: RunFolder, is_complete: bool) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, title in (("labels", "labels"), ("val", "network")):
         rounds: list[float] = []

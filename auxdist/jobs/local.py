@@ -35,11 +35,18 @@ class Group:
     processes: list[subprocess.Popen[bytes]]
     stopped_by: list[int] = field(default_factory=list)
     """Signals that the launcher was sent; the first asks the processes to stop, the next kills."""
+    resumes: bool = True
+    """Whether the same command, given again, goes on from what these processes have saved."""
 
     def ask_to_stop(self) -> None:
         """Let every process save and leave; only the ranks are told, not their data workers."""
         for process in self.processes:
             process.terminate()
+
+    def again(self, where: str = "") -> str:
+        """What the same command does next; it goes on `where`, if it resumes."""
+        does = f"goes on{where}" if self.resumes else "begins anew"
+        return f"the same command {does}."
 
     def kill(self) -> None:
         """End every process that still runs, and its data workers, at once."""
@@ -68,6 +75,7 @@ def run_processes(
     environment: Mapping[str, str],
     grace_s: float = 15,
     save_s: float = 600,
+    resumes: bool = True,
 ) -> Outcome:
     """Run `procs` copies of `command` as the ranks of one world; return when all have ended.
 
@@ -75,10 +83,11 @@ def run_processes(
 
     A process that dies ends the others: they are asked to stop, and killed after `grace_s`.
     Ctrl-C (or TERM) asks all to save and leave within `save_s`; a second one kills them. Should
-    the launcher itself be killed, the kernel kills the processes.
+    the launcher itself be killed, the kernel kills the processes. The outcome says whether the
+    same command `resumes` what they did.
     """
     with _signals_collected() as received:
-        group = Group(_start(command, procs, environment), received)
+        group = Group(_start(command, procs, environment), received, resumes)
         try:
             return _watch(group, grace_s, save_s)
         finally:
@@ -144,19 +153,21 @@ def _verdict(group: Group) -> Outcome:
     if (rank := group.lost()) is not None:
         return Outcome(_exit_code(group.processes[rank]), _ending(group, rank))
     if any(process.returncode == EXIT_STOPPED for process in group.processes):
-        return Outcome(EXIT_STOPPED, "Stopped; the same command goes on from here.")
+        return Outcome(EXIT_STOPPED, f"Stopped; {group.again(' from here')}")
     return Outcome(0)
 
 
 def _stop(group: Group, save_s: float) -> Outcome:
-    print("Stopping: the processes save and leave; once more to kill them.", file=sys.stderr)
+    save = "save and " if group.resumes else ""
+    print(f"Stopping: the processes {save}leave; once more to kill them.", file=sys.stderr)
     code = 128 + group.stopped_by[0]
     group.ask_to_stop()
     _wait(group, save_s)
     if group.is_over and group.lost() is None:
-        return Outcome(code, "Stopped and saved; the same command goes on from here.")
+        saved = " and saved" if group.resumes else ""
+        return Outcome(code, f"Stopped{saved}; {group.again(' from here')}")
     group.kill()
-    return Outcome(code, "Stopped; the same command goes on from the last saved state.")
+    return Outcome(code, f"Stopped; {group.again(' from the last saved state')}")
 
 
 def _wait(group: Group, limit_s: float) -> None:
@@ -171,7 +182,7 @@ def _ending(group: Group, rank: int) -> str:
     code = group.processes[rank].returncode
     if code < 0:
         name = signal.Signals(-code).name
-        return f"Rank {rank} was killed by {name}; the same command goes on."
+        return f"Rank {rank} was killed by {name}; {group.again()}"
     return f"Rank {rank} ended with exit code {code}."
 
 

@@ -180,11 +180,8 @@ def test_after_a_refused_requeue_the_main_rank_ends_at_once(
     def refuse(self: Allocation) -> bool:
         raise LaunchError("SLURM refused")
 
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
     monkeypatch.setattr(Allocation, "requeue", refuse)
-    monkeypatch.setattr(job, "leave_process", leave)
+    monkeypatch.setattr(job, "leave_process", sys.exit)
     fence = Fence.raise_new(make_run(tmp_path))
     with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
         job._leave_allocation(Allocation("7", 0), fence, World(), Stopped("saved."))
@@ -194,10 +191,7 @@ def test_after_a_refused_requeue_the_main_rank_ends_at_once(
 def test_a_superseded_start_says_so_once_ends_at_once_and_is_not_queued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    monkeypatch.setattr(job, "leave_process", leave)
+    monkeypatch.setattr(job, "leave_process", sys.exit)
     run = make_run(tmp_path)
     run.launch.mkdir(exist_ok=True)
     fence = Fence.raise_new(run)

@@ -100,6 +100,14 @@ def test_ranks_that_stop_by_themselves_are_no_failure(tmp_path: Path) -> None:
     assert outcome == Outcome(75, "Stopped; the same command goes on from here.")
 
 
+def test_of_work_that_keeps_nothing_it_is_said(tmp_path: Path) -> None:
+    stops, dies = command(tmp_path, "sys.exit(75)"), command(tmp_path, "os.kill(os.getpid(), 9)")
+    outcome = run_processes(stops, 1, {}, resumes=False)
+    assert outcome == Outcome(75, "Stopped; the same command begins anew.")
+    outcome = run_processes(dies, 1, {}, resumes=False)
+    assert outcome == Outcome(137, "Rank 0 was killed by SIGKILL; the same command begins anew.")
+
+
 @pytest.fixture
 def launcher(tmp_path: Path) -> subprocess.Popen[str]:
     """A launcher as a process of its own, with two ranks that wait for a stop."""
